@@ -1,0 +1,43 @@
+"""What can be asked of the engine: the domain's own types, whatever wire format they came in."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+ExternalId: TypeAlias = str | int
+"""An id of the platform's. ``42`` and ``"42"`` are the same id; ``"042"`` is another."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountDeletion:
+    """Forget a user: all their interactions and their influence.
+
+    Attributes
+    ----------
+    request_id : the platform's id of this request; a request is done once, however often it arrives.
+    user_id : whom to forget.
+    requested_at : when the platform says it was asked, with time zone; None if it did not say.
+    """
+
+    request_id: str
+    user_id: ExternalId
+    requested_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InteractionRemoval:
+    """Forget one interaction of a user and its influence.
+
+    Attributes
+    ----------
+    request_id, user_id, requested_at : as for :class:`AccountDeletion`.
+    item_id : the item of the interaction.
+    """
+
+    request_id: str
+    user_id: ExternalId
+    item_id: ExternalId
+    requested_at: datetime | None = None
+
+
+Request: TypeAlias = AccountDeletion | InteractionRemoval

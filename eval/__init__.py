@@ -1,0 +1,1 @@
+"""Offline measurement: data sets, oracles, influence left, reports. Only the command line imports it."""

@@ -1,0 +1,1 @@
+"""Bytes to requests: wire formats, event sources and the worker loop."""

@@ -1,0 +1,54 @@
+"""The protocol of an event source: a topic, the embedded journal, or whatever comes next.
+
+A source hands over raw records in order and remembers how far it was committed. It never interprets a
+payload: :mod:`.events` does. What cannot be interpreted goes back through :meth:`EventSource.dead_letter`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One raw event with its coordinates.
+
+    Attributes
+    ----------
+    partition : name of the ordered stream it came from, unique within the source (``"topic-0"``).
+    offset : its position in that stream; the next one to read is ``offset + 1``.
+    value : the payload; None is a tombstone.
+    key, headers : as the source has them; empty where it has none.
+    timestamp_ms : when the source took it in, Unix milliseconds; None if unknown.
+    """
+
+    partition: str
+    offset: int
+    value: bytes | None
+    key: bytes | None = None
+    headers: Mapping[str, bytes] = field(default_factory=dict)
+    timestamp_ms: int | None = None
+
+
+class EventSource(Protocol):
+    """Where deletion events come from. One consumer at a time; not thread-safe."""
+
+    def poll(self, timeout: float, limit: int) -> Sequence[Record]:
+        """Return up to ``limit`` records after the last ones returned, waiting up to ``timeout`` seconds."""
+        ...
+
+    def commit(self, positions: Mapping[str, int]) -> None:
+        """Promise never to need records before ``positions`` (partition -> next offset) again."""
+        ...
+
+    def seek(self, positions: Mapping[str, int]) -> None:
+        """Continue from ``positions`` (partition -> next offset): where the ledger says we are."""
+        ...
+
+    def dead_letter(self, record: Record, reason: str) -> None:
+        """Set a record aside with its original bytes and the error class, durably."""
+        ...
+
+    def close(self) -> None:
+        """Release what is held; committed positions stay."""
+        ...
