@@ -9,7 +9,7 @@ are. A statistic subtracts the contribution of ``before`` and adds the contribut
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias, cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -93,7 +93,7 @@ def canonical_interactions(user_items: Any) -> Interactions:
         raise TypeError(
             f"user_items is a {type(user_items).__name__}; pass a scipy.sparse CSR matrix, rows = users"
         )
-    coo: sp.coo_matrix[Any] = sp.coo_matrix(user_items)
+    coo: sp.coo_matrix[Any] = cast(Any, user_items).tocoo()
     dtype = np.float32 if coo.dtype == np.float32 else np.float64
     bad = ~np.isfinite(coo.data) | (coo.data < 0)
     if bad.any():
@@ -345,7 +345,7 @@ class ForgettableModel(ABC):
 
     @abstractmethod
     def settings(self) -> Mapping[str, Scalar]:
-        """Return the constructor's arguments, JSON-ready: the class called with them is this model unfitted."""
+        """Return the constructor's arguments, JSON-ready: called with them, the class is this model unfitted."""
 
     @abstractmethod
     def published(self) -> Arrays:
