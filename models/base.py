@@ -345,7 +345,7 @@ class ForgettableModel(ABC):
 
     @abstractmethod
     def settings(self) -> Mapping[str, Scalar]:
-        """Return the constructor's arguments, JSON-ready: called with them, the class is this model unfitted."""
+        """Return the constructor's arguments (JSON-ready): with them the class makes this model, unfitted."""
 
     @abstractmethod
     def published(self) -> Arrays:
