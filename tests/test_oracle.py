@@ -1,0 +1,118 @@
+"""The strict measure: distances in score space, influence, and the controls a removal is compared with."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recunlearn.eval.oracle import (
+    Influence,
+    Scores,
+    distance,
+    influence,
+    weight_distance,
+)
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def dense(scores):
+    """Write the score matrix out: what the product form must agree with."""
+    left, right = (m.toarray() if sp.issparse(m) else m for m in (scores.left, scores.right))
+    return np.array([[sum(a * b for a, b in zip(row, col, strict=True)) for col in right.T] for row in left])
+
+
+def factor_scores(rng, users, items, k):
+    """Draw scores of dense factors."""
+    return Scores(rng.normal(size=(users, k)), rng.normal(size=(k, items)))
+
+
+def item_scores(rng, users, items):
+    """Draw scores of an item-item model: sparse counts times sparse weights."""
+    counts = sp.csr_matrix(rng.poisson(0.4, size=(users, items)).astype(float))
+    return Scores(counts, sp.csr_matrix(rng.normal(size=(items, items)) * (rng.random((items, items)) < 0.3)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS, st.integers(1, 9), st.integers(1, 9), st.integers(0, 4), st.integers(0, 4))
+def test_distance_equals_the_norm_of_the_difference_written_out(seed, users, items, k1, k2):
+    """Factors of any two ranks, over any subset of rows, give the Frobenius norm of the dense difference."""
+    rng = np.random.default_rng(seed)
+    a, b = factor_scores(rng, users, items, k1), factor_scores(rng, users, items, k2)
+    rows = np.flatnonzero(rng.random(users) < 0.6)
+    expected = np.sqrt(np.square(dense_or_zero(a)[rows] - dense_or_zero(b)[rows]).sum())
+    assert distance(a, b, rows) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def dense_or_zero(scores):
+    """Write scores of rank 0 out too."""
+    return dense(scores) if scores.left.shape[1] else np.zeros(scores.shape)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, st.integers(1, 8), st.integers(1, 8))
+def test_distance_of_sparse_products_equals_the_norm_written_out(seed, users, items):
+    """Item-item models (CSR rows times CSR weights), alone and against factors, agree with the dense twin."""
+    rng = np.random.default_rng(seed)
+    a, b = item_scores(rng, users, items), factor_scores(rng, users, items, 1)
+    rows = np.arange(users)
+    assert distance(a, b, rows) == pytest.approx(np.linalg.norm(dense(a) - dense(b)), rel=1e-12, abs=1e-12)
+
+
+def test_distance_does_not_lose_its_digits_to_cancellation():
+    """Two products that differ by 1e-9 of their norm, in other bases, are told apart to six digits."""
+    rng = np.random.default_rng(7)
+    p, q, extra = rng.normal(size=(60, 5)), rng.normal(size=(50, 5)), rng.normal(size=(60, 1))
+    rotation = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    step = 1e-9 * np.linalg.norm(p @ q.T) / np.linalg.norm(extra @ q[:, :1].T)
+    moved = Scores(np.hstack([p @ rotation, step * extra]), np.vstack([(q @ rotation).T, q[:, :1].T]))
+    measured = distance(Scores(p, q.T), moved, np.arange(60)) / np.linalg.norm(p @ q.T)
+    assert measured == pytest.approx(1e-9, rel=1e-6)
+
+
+def test_distance_of_many_blocks_equals_one_block(monkeypatch):
+    """Cutting the rows into blocks does not change the result."""
+    rng = np.random.default_rng(3)
+    a, b = item_scores(rng, 23, 11), item_scores(rng, 23, 11)
+    whole = distance(a, b, np.arange(23))
+    monkeypatch.setattr("recunlearn.eval.oracle._BLOCK_ENTRIES", 50)
+    assert distance(a, b, np.arange(23)) == pytest.approx(whole, rel=1e-13)
+
+
+def test_scores_of_different_shapes_are_refused():
+    """Comparing score matrices over other users or items names both shapes."""
+    with pytest.raises(ValueError, match=r"\(2, 3\) and \(3, 3\)"):
+        distance(
+            Scores(np.ones((2, 1)), np.ones((1, 3))), Scores(np.ones((3, 1)), np.ones((1, 3))), np.arange(2)
+        )
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS)
+def test_placing_scores_moves_rows_and_columns_and_leaves_the_rest_zero(seed):
+    """Placed scores hold each value at its new user and item, for dense and sparse products."""
+    rng = np.random.default_rng(seed)
+    for scores in (factor_scores(rng, 3, 4, 2), item_scores(rng, 3, 4)):
+        users, items = np.sort(rng.permutation(6)[:3]), np.sort(rng.permutation(7)[:4])
+        expected = np.zeros((6, 7))
+        expected[np.ix_(users, items)] = dense(scores)
+        np.testing.assert_allclose(dense(scores.placed(users, items, (6, 7))), expected, atol=1e-14)
+
+
+def test_influence_is_judged_by_what_is_left_of_it():
+    """Standing still leaves all of the influence, the oracle none, going the wrong way more than all."""
+    one, rows = np.ones((1, 1)), np.array([0])
+    before, oracle = Scores(3 * one, one), Scores(2 * one, one)
+    assert influence(before, before, oracle, rows).remaining == 1.0
+    assert influence(before, oracle, oracle, rows).erased == 1.0
+    assert influence(before, Scores(5 * one, one), oracle, rows).remaining == 3.0
+    assert Influence(norm=1.0, removed=0.0, left=0.0).erased == 1.0
+    assert Influence(norm=1.0, removed=0.0, left=0.1).erased == -np.inf
+
+
+def test_weight_distance_reports_relative_and_largest_difference():
+    """One weight moved by 0.5 in weights of norm 5 is a tenth away, and 0.5 at the most; equal is zero."""
+    weights = sp.csr_matrix([[0.0, 3.0], [4.0, 0.0]])
+    moved = sp.csr_matrix([[0.5, 3.0], [4.0, 0.0]])
+    assert weight_distance(moved, weights) == (0.1, 0.5)
+    assert weight_distance(weights, weights.toarray()) == (0.0, 0.0)
