@@ -1,0 +1,250 @@
+"""What a measured run of forgetting found: the record, its JSON, its verdict on one screen.
+
+Everything here is data that was measured elsewhere; nothing is computed but comparisons. A share is a
+fraction of the influence that a removal had on everybody else (see :mod:`.oracle`); times are seconds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .format import seconds, share
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """One way to treat a removal, and what it leaves.
+
+    Attributes
+    ----------
+    name : what was done.
+    others : share of the influence left in everybody else: rows that the removal did not touch.
+    all_rows : the same counted over all rows, the forgotten ones included (flatters dropping rows).
+    """
+
+    name: str
+    others: float
+    all_rows: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage of forgetting: what is left after it (measured), and what is shown to be left at the most.
+
+    ``certified`` is None where the model had nothing to show.
+    """
+
+    name: str
+    remaining: float
+    certified: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelOutcome:
+    """One model after one removal.
+
+    Attributes
+    ----------
+    name : registry name.
+    exact : the model claims to equal a retrain up to rounding.
+    treatments : do nothing, only drop the rows, and what was published, in this order.
+    steps : how the influence went down.
+    distance : measured relative distance of the scores to a retrain, over everybody else.
+    proof_distance : the same in the quantity that ``bound`` speaks of (all scores, or the item weights).
+    largest_difference : largest difference of an item weight to the retrain's; None for factors.
+    bound, erased_at_least, certified, reason : the model's own proof, published with it.
+    retrain_seconds : one fit from scratch, as the oracle.
+    """
+
+    name: str
+    exact: bool
+    treatments: list[Treatment]
+    steps: list[Step]
+    distance: float
+    proof_distance: float
+    largest_difference: float | None
+    bound: float | None
+    erased_at_least: float | None
+    certified: bool
+    reason: str
+    retrain_seconds: float
+
+    @property
+    def remaining(self) -> float:
+        """Share of the influence left in everybody else by what was published."""
+        return self.treatments[-1].others
+
+    @property
+    def proof_holds(self) -> bool:
+        """What the model claimed about itself is true of the measured distance and share."""
+        within = self.bound is not None and self.proof_distance <= self.bound
+        promised = self.erased_at_least is None or 1.0 - self.remaining >= self.erased_at_least - ROUNDING
+        return within and promised
+
+
+ROUNDING = 1e-9
+"""Shares are measured in float64 against an oracle that is itself rounded: differences below are noise."""
+
+
+@dataclass(frozen=True)
+class RequestTiming:
+    """How long one request took, from the moment it was asked to fenced and to erased."""
+
+    kind: str
+    fenced: float
+    erased: float
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A batch of requests, done and measured."""
+
+    name: str
+    accounts: int
+    interactions: int
+    requests: list[RequestTiming]
+    models: list[ModelOutcome]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An item in a list of recommendations."""
+
+    item_id: str | int
+    title: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Recommendations of one user from one model, before and after; ``after`` None: not served any more."""
+
+    user_id: str | int
+    model: str
+    before: list[Listed]
+    after: list[Listed] | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One claim that the run put to the test."""
+
+    claim: str
+    ok: bool
+    measured: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What the models were fitted on, before anybody was forgotten."""
+
+    name: str
+    users: int
+    items: int
+    interactions: int
+    source: str
+    notice: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole run.
+
+    Attributes
+    ----------
+    person : the account that was deleted first; neighbour : lists of the most alike user, one per model.
+    environment : what it ran on, name -> value.
+    seconds : wall time of the whole run.
+    """
+
+    created: str
+    software: str
+    command: str
+    seed: int
+    dataset: Dataset
+    person: Lists
+    neighbour: list[Lists]
+    removals: list[Removal]
+    fit_seconds: float
+    checks: list[Check]
+    environment: dict[str, str]
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Every claim held."""
+        return all(check.ok for check in self.checks)
+
+
+def write_report(report: Report, directory: Path) -> tuple[Path, Path]:
+    """Write ``report.json`` and the self-contained ``report.html`` into ``directory``; return both paths."""
+    from .page import render_page
+
+    directory.mkdir(parents=True, exist_ok=True)
+    data, page = directory / "report.json", directory / "report.html"
+    record = msgspec.to_builtins(report) | {"ok": report.ok}
+    data.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    page.write_text(render_page(report), encoding="utf-8")
+    return data, page
+
+
+def read_report(path: Path) -> Report:
+    """Read a ``report.json`` back.
+
+    Raises
+    ------
+    msgspec.ValidationError
+        The file is not such a report.
+    """
+    return msgspec.json.decode(path.read_bytes(), type=Report)
+
+
+def verdict(report: Report) -> RenderableType:
+    """Build the verdict for a terminal: at most 80 columns and one screen."""
+    return Group(*(_removal_table(removal) for removal in report.removals), _check_table(report.checks))
+
+
+def _removal_table(removal: Removal) -> Table:
+    table = Table(title=_heading(removal), title_justify="left", title_style="bold", expand=False)
+    table.add_column("influence left in everybody else")
+    for outcome in removal.models:
+        table.add_column(outcome.name, justify="right")
+    for row, treatment in enumerate(removal.models[0].treatments if removal.models else ()):
+        style = "green" if row == len(removal.models[0].treatments) - 1 else "red"
+        table.add_row(treatment.name, *(Text(share(m.treatments[row].others), style) for m in removal.models))
+    table.add_section()
+    table.add_row("shown by the model itself: at most", *(_proved(m) for m in removal.models))
+    table.add_row("distance to a retrain", *(f"{m.distance:.1e}" for m in removal.models))
+    table.add_row(
+        "the model's own bound", *("-" if m.bound is None else f"{m.bound:.1e}" for m in removal.models)
+    )
+    return table
+
+
+def _heading(removal: Removal) -> str:
+    fenced, erased = slowest(removal.requests)
+    return f"{removal.name}: fenced after {seconds(fenced)}, erased after {seconds(erased)}"
+
+
+def _proved(outcome: ModelOutcome) -> str:
+    if outcome.exact:
+        return "exact"
+    return "-" if outcome.erased_at_least is None else share(1.0 - outcome.erased_at_least)
+
+
+def slowest(requests: Sequence[RequestTiming]) -> tuple[float, float]:
+    """Return the longest times to fenced and to erased; 0 for no requests."""
+    return max((r.fenced for r in requests), default=0.0), max((r.erased for r in requests), default=0.0)
+
+
+def _check_table(checks: Sequence[Check]) -> Table:
+    table = Table.grid(padding=(0, 1))
+    for check in checks:
+        mark = Text("✓", "bold green") if check.ok else Text("✗", "bold red")
+        table.add_row(mark, check.claim, Text(check.measured, "dim"))
+    return table
