@@ -142,7 +142,7 @@ def list_changes(lists: Lists) -> str:
             colour = INK if title in before else GOOD
             axis.text(0.605, rank, f"{rank + 1}  {_short(title)}", ha="left", va="center", color=colour)
 
-    return _svg(draw, 8.6, 0.30 * (rows + 1.2), f"list-{lists.model}", "none")
+    return _svg(draw, 8.6, 0.30 * (rows + 1.2), f"list-{lists.model}", None)
 
 
 def _draw_steps(axis: "Axes", removal: Removal) -> None:
@@ -164,7 +164,7 @@ def _draw_steps(axis: "Axes", removal: Removal) -> None:
     axis.grid(visible=True, axis="y")
 
 
-def _legend(axis: "Axes", place: str) -> None:
+def _legend(axis: "Axes", place: Literal["best", "upper left"]) -> None:
     """Add a legend unless there is nothing to name."""
     if axis.get_legend_handles_labels()[1]:
         axis.legend(loc=place, labelcolor=INK)
@@ -195,7 +195,7 @@ def _svg(
     width: float,
     height: float,
     name: str,
-    layout: Literal["constrained", "none"] = "constrained",
+    layout: Literal["constrained"] | None = "constrained",
 ) -> str:
     """Draw on a figure of inches ``width`` x ``height``; return the SVG element, coloured by CSS."""
     from matplotlib import rc_context

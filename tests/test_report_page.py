@@ -55,7 +55,7 @@ def browse(tmp_path):
 
 
 def test_the_report_renders_in_a_browser_and_loads_nothing(browse):
-    """All five drawings have a size, no text leaves its drawing, nothing is fetched, nothing scrolls aside."""
+    """All five drawings have a size, no text leaves its drawing, nothing is fetched or scrolls aside."""
     found = browse(render_page(sample_report()), "--window-size=1100,900")
     assert found["drawn"] == 5
     assert found["loaded"] == []
