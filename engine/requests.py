@@ -41,3 +41,30 @@ class InteractionRemoval:
 
 
 Request: TypeAlias = AccountDeletion | InteractionRemoval
+
+
+def canonical_id(external_id: ExternalId) -> str:
+    """Return the one text by which an id is known inside the engine.
+
+    Raises
+    ------
+    TypeError
+        Neither a string nor an integer (a bool is not an integer here).
+    ValueError
+        An empty string, or one with a character that UTF-8 cannot carry.
+
+    Examples
+    --------
+    >>> canonical_id(42) == canonical_id("42"), canonical_id("042")
+    (True, '042')
+    """
+    if isinstance(external_id, bool) or not isinstance(external_id, str | int):
+        raise TypeError(f"an id is a {type(external_id).__name__}; ids are strings or integers")
+    text = str(external_id)
+    if not text:
+        raise ValueError("an id is empty; ids are strings of at least one character, or integers")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("an id has a lone surrogate; ids are valid Unicode") from error
+    return text

@@ -1,0 +1,377 @@
+"""Immutable published versions in memory, and the reader that swaps to a new one without a pause."""
+
+import threading
+import weakref
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from ..models.base import ForgettableModel, Interactions
+from .fence import Fence
+from .requests import ExternalId, canonical_id
+from .state import StatePaths, read_config
+from .version import (
+    Manifest,
+    VersionError,
+    damaged_files,
+    read_current,
+    read_ids,
+    read_manifest,
+    read_models,
+)
+
+_POLL_SECONDS = 0.02
+
+
+class UnknownUserError(KeyError):
+    """No such user is served: unknown, or forgotten; nobody can tell which."""
+
+    def __str__(self) -> str:
+        return f"user {self.args[0]!r} is not known"
+
+
+class UnknownItemError(KeyError):
+    """No such item is served."""
+
+    def __str__(self) -> str:
+        return f"item {self.args[0]!r} is not known"
+
+
+class UnknownModelError(KeyError):
+    """No such model is in the version."""
+
+    def __str__(self) -> str:
+        return f"there is no model {self.args[0]!r} in this version; it has {', '.join(self.args[1])}"
+
+
+class Snapshot:
+    """One published version: everything asked of it is answered from that version alone.
+
+    Attributes
+    ----------
+    version : its number.
+    manifest : all that it says about itself.
+    models : names of its models; the first is the default.
+
+    Notes
+    -----
+    Thread-safe. It stays valid after the version is replaced and its files are purged; drop it then, since
+    the memory it maps holds the old version until nobody uses it. A user who is fenced meanwhile is
+    refused by it all the same.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        models: dict[str, ForgettableModel],
+        users: pl.Series,
+        items: pl.Series,
+        fence: Fence | None = None,
+    ) -> None:
+        self.manifest = manifest
+        self.version = manifest.version
+        self.models: tuple[str, ...] = tuple(models)
+        self._models = models
+        self._users, self._items = _Ids(users), _Ids(items)
+        self._fence = fence
+        self._user_items: Interactions = next(iter(models.values())).user_items
+
+    def recommend(
+        self, user_id: ExternalId, N: int = 10, model: str | None = None
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Rank items for a user, without those they have.
+
+        Parameters
+        ----------
+        user_id : external id; ``42`` and ``"42"`` are the same.
+        N : how many items at the most.
+        model : name of the model; None for the default.
+
+        Returns
+        -------
+        item_ids, scores : [n <= N], best first. Ids are int64, or objects that are strings.
+
+        Raises
+        ------
+        UnknownUserError
+            Unknown, or forgotten, or fenced since this version was published.
+        UnknownModelError
+            There is no such model.
+        """
+        chosen = self._model(model)
+        row = self._row(user_id)
+        start, stop = self._user_items.indptr[row], self._user_items.indptr[row + 1]
+        own: Interactions = sp.csr_matrix(
+            (
+                self._user_items.data[start:stop],
+                self._user_items.indices[start:stop],
+                np.array([0, stop - start], self._user_items.indptr.dtype),
+            ),
+            shape=(1, self._user_items.shape[1]),
+        )
+        items, scores = chosen.recommend(row, own, N=N)
+        return self._items.external(items), scores
+
+    def similar_items(
+        self, item_id: ExternalId, N: int = 10, model: str | None = None
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Rank the items most alike; as :meth:`recommend`.
+
+        Raises
+        ------
+        UnknownItemError
+            No user has the item.
+        UnknownModelError
+            There is no such model.
+        """
+        items, scores = self._model(model).similar_items(self._column(item_id), N=N)
+        return self._items.external(items), scores
+
+    def user_vector(self, user_id: ExternalId, model: str | None = None) -> NDArray[Any]:
+        """Return a user's factors: [factors], read-only.
+
+        Raises
+        ------
+        UnknownUserError
+            As :meth:`recommend`.
+        ValueError
+            The model has no factors; ``model`` None means the first one that has.
+        """
+        row = self._row(user_id)
+        vector: NDArray[Any] = self._factors("user_factors", model)[row]
+        return vector
+
+    def item_vector(self, item_id: ExternalId, model: str | None = None) -> NDArray[Any]:
+        """Return an item's factors: [factors], read-only.
+
+        Raises
+        ------
+        UnknownItemError
+            No user has the item.
+        ValueError
+            The model has no factors; ``model`` None means the first one that has.
+        """
+        column = self._column(item_id)
+        vector: NDArray[Any] = self._factors("item_factors", model)[column]
+        return vector
+
+    def has_user(self, user_id: ExternalId) -> bool:
+        """Tell whether the user is served."""
+        try:
+            self._row(user_id)
+        except UnknownUserError:
+            return False
+        return True
+
+    def user_ids(self) -> list[ExternalId]:
+        """Return the ids of all users of this version, ascending, fenced ones left out."""
+        return [
+            user
+            for user in self._users.series.to_list()
+            if self._fence is None or not self._fence.is_fenced(user)
+        ]
+
+    def _model(self, name: str | None) -> ForgettableModel:
+        try:
+            return self._models[self.models[0] if name is None else name]
+        except KeyError:
+            raise UnknownModelError(name, self.models) from None
+
+    def _factors(self, attribute: str, name: str | None) -> NDArray[Any]:
+        candidates = list(self._models.values()) if name is None else [self._model(name)]
+        for model in candidates:
+            factors = getattr(model, attribute, None)
+            if factors is not None:
+                read_only: NDArray[Any] = np.asarray(factors).view()
+                read_only.flags.writeable = False
+                return read_only
+        raise ValueError(
+            f"{name or 'no model of this version'} has {attribute}; ask a factorisation for vectors"
+        )
+
+    def _row(self, user_id: ExternalId) -> int:
+        row = self._users.row(user_id)
+        if row is None or (self._fence is not None and self._fence.is_fenced(user_id)):
+            raise UnknownUserError(user_id)
+        return row
+
+    def _column(self, item_id: ExternalId) -> int:
+        column = self._items.row(item_id)
+        if column is None:
+            raise UnknownItemError(item_id)
+        return column
+
+
+class _Ids:
+    """External ids in ascending order, looked up by bisection: nothing to build when a version is loaded."""
+
+    def __init__(self, series: pl.Series) -> None:
+        self.series = series
+        self._is_integer = series.dtype == pl.Int64
+        self._array: NDArray[Any] = series.to_numpy()
+
+    def row(self, external_id: ExternalId) -> int | None:
+        try:
+            text = canonical_id(external_id)
+        except (TypeError, ValueError):
+            return None
+        key: Any = text
+        if self._is_integer:
+            if not is_canonical_integer(text):
+                return None
+            key = np.int64(int(text))
+        at = int(np.searchsorted(self._array, key))
+        return at if at < len(self._array) and self._array[at] == key else None
+
+    def external(self, rows: NDArray[Any]) -> NDArray[Any]:
+        return self._array[np.asarray(rows, dtype=np.int64)]
+
+
+def is_canonical_integer(text: str) -> bool:
+    """Tell whether ``text`` is how a 64-bit integer is written.
+
+    Examples
+    --------
+    >>> [is_canonical_integer(text) for text in ("42", "-7", "042", "4.2", "9" * 30)]
+    [True, True, False, False, False]
+    """
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdecimal()) or len(digits) > 19:
+        return False
+    value = int(text)
+    return str(value) == text and -(2**63) <= value < 2**63
+
+
+def load_snapshot(state_dir: str | Path, fence: Fence | None = None, *, mapped: bool = True) -> Snapshot:
+    """Load the published version, checking the digest of every file.
+
+    Raises
+    ------
+    VersionError
+        Nothing is published, a file is missing or altered, or CURRENT was set back past an erasure.
+    """
+    paths = StatePaths(Path(state_dir))
+    number, digest = read_current(paths)
+    if fence is not None and number < (newest := fence.published_version()):
+        raise VersionError(
+            f"{paths.current} names version {number}, but an erasure was published in version {newest}: "
+            "going back past an erasure is refused; restore version "
+            f"{newest}, or fit again"
+        )
+    manifest = read_manifest(paths, number, digest)
+    directory = paths.version(number)
+    damaged = damaged_files(directory, manifest.files)
+    if damaged:
+        raise VersionError(
+            f"version {number} is refused: {damaged[0]}; restore it from a backup, or fit again"
+        )
+    users, items = read_ids(directory, manifest)
+    return Snapshot(manifest, read_models(directory, manifest, mapped=mapped), users, items, fence)
+
+
+class SnapshotReader:
+    """Follows the published version of a state directory, in any process, without ever making a caller wait.
+
+    A background thread loads a new version beside the one in use, checks it, and swaps one attribute.
+
+    Attributes
+    ----------
+    error : why the newest published version is not in use; None when it is.
+    swaps : how many times a new version was swapped in.
+
+    Examples
+    --------
+    Serve from a state directory that ``recunlearn fit`` made::
+
+        with SnapshotReader("state") as reader:
+            snap = reader.current()
+            item_ids, scores = snap.recommend(42, N=10)
+    """
+
+    def __init__(self, state_dir: str | Path, poll_seconds: float = _POLL_SECONDS) -> None:
+        """Load the published version and start to follow.
+
+        Raises
+        ------
+        StateError
+            There is no state here, or no version that can be used; see :func:`load_snapshot`.
+        """
+        self._paths = StatePaths(Path(state_dir))
+        read_config(self._paths)
+        self.fence = Fence(state_dir)
+        self.error: Exception | None = None
+        self.swaps = 0
+        self._seen = self._paths.current.read_bytes() if self._paths.current.exists() else b""
+        self._snapshot = _load(self._paths, self.fence)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(
+            target=_follow,
+            args=(weakref.ref(self), self._stop, poll_seconds),
+            name="snapshot-reader",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def current(self) -> Snapshot:
+        """Return the newest version that is loaded, at once. Use one snapshot for one answer."""
+        return self._snapshot
+
+    def close(self) -> None:
+        """Stop following. Snapshots are not to be used after it: nobody would tell them who is fenced."""
+        self._stop.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+        self.fence.close()
+
+    def _look(self) -> None:
+        """Swap to a new version if there is one."""
+        try:
+            seen = self._paths.current.read_bytes()
+            if seen == self._seen:
+                return
+            snapshot = _load(self._paths, self.fence)
+        except Exception as error:  # noqa: BLE001  whatever is wrong with it, the version in use goes on
+            self.error = error
+            return
+        if snapshot.version != self._snapshot.version:
+            self._snapshot = snapshot
+            self.swaps += 1
+        self._seen, self.error = seen, None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _load(paths: StatePaths, fence: Fence) -> Snapshot:
+    """Load the published version, again if it was replaced and purged while it was read."""
+    for _ in range(100):
+        before = read_current(paths)
+        try:
+            return load_snapshot(paths.root, fence)
+        except (VersionError, OSError):
+            if read_current(paths) == before:
+                raise
+    raise VersionError(f"{paths.root} publishes faster than versions can be loaded; try again")
+
+
+def _follow(reader_ref: "weakref.ref[SnapshotReader]", stop: threading.Event, poll_seconds: float) -> None:
+    """Follow CURRENT until the reader is closed or gone."""
+    while not stop.wait(poll_seconds):
+        reader = reader_ref()
+        if reader is None:
+            return
+        reader._look()
+        del reader
