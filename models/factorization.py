@@ -1,0 +1,255 @@
+"""What the factorisations share: implicit's interface on user and item factors, served by its top-k."""
+
+import json
+from os import PathLike
+from typing import Any, Self, TypeAlias, cast
+
+import numpy as np
+import scipy.sparse as sp
+from implicit.cpu.matrix_factorization_base import MatrixFactorizationBase
+from implicit.cpu.topk import topk
+from numpy.typing import ArrayLike, NDArray
+
+from .base import ForgettableModel, Interactions
+
+FloatArray: TypeAlias = NDArray[Any]
+Ranked: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
+
+
+class Factorization(ForgettableModel, MatrixFactorizationBase):
+    """A model whose scores are ``user_factors @ item_factors.T``; a drop-in for implicit's factorisations.
+
+    Attributes
+    ----------
+    user_factors : [n_users, k]; item_factors : [n_items, k], one dtype, C-contiguous. Replaced, never
+        written to: a reader that holds them keeps what it had.
+    num_threads : of implicit's top-k for batches; 0: all cores.
+    """
+
+    user_factors: FloatArray
+    item_factors: FloatArray
+
+    def __init__(self, num_threads: int = 0) -> None:
+        MatrixFactorizationBase.__init__(self, num_threads=num_threads)
+
+    def _publish(self, user_factors: FloatArray, item_factors: FloatArray) -> None:
+        """Replace the factors, and drop what implicit caches of the old ones."""
+        self.user_factors, self.item_factors = user_factors, item_factors
+        self._user_norms = self._item_norms = None
+
+    def recommend(
+        self,
+        userid: Any,
+        user_items: Interactions | None,
+        N: int = 10,
+        filter_already_liked_items: bool = True,
+        filter_items: ArrayLike | None = None,
+        recalculate_user: bool = False,
+        items: ArrayLike | None = None,
+    ) -> Ranked:
+        """Rank items for users, as implicit's models do.
+
+        Only items that somebody still has are recommended, and nothing to a user whose factors are zero.
+
+        Parameters
+        ----------
+        userid : int, or int [b].
+        user_items : CSR [1 or b, n_items]: the rows of those users; None: the rows that the model keeps.
+        N : how many items at the most.
+        filter_already_liked_items : leave out the items of the row itself.
+        filter_items : int, items to leave out as well.
+        recalculate_user : fold the rows of ``user_items`` in, in place of the stored factors: for new users.
+        items : int, the only items to rank.
+
+        Returns
+        -------
+        ids int32, scores : [n <= N] for one user, only real candidates; [b, N] for several, padded with id
+        -1 and score -inf.
+
+        Raises
+        ------
+        ValueError
+            N is not positive, or ``user_items`` has the wrong shape.
+        IndexError
+            A user or an item is unknown.
+        """
+        if N < 1:
+            raise ValueError(f"N is {N}; ask for at least one item")
+        users = np.atleast_1d(np.asarray(userid))
+        rows = self._rows(users, user_items)
+        if recalculate_user:
+            queries = np.atleast_2d(self.recalculate_user(users, rows))
+        else:
+            queries = self.user_factors[self._known(users, self.user_factors.shape[0], "user")]
+        candidates = self._candidates(items, filter_items)
+        if not (candidates.size and queries.size):
+            ids, scores = np.full((users.size, N), -1, np.int32), np.full((users.size, N), -np.inf)
+        else:
+            liked = rows[:, candidates].tocsr() if filter_already_liked_items else None
+            ids, scores = self._top(queries, candidates, liked, N)
+        return _real(ids[0], scores[0]) if np.ndim(userid) == 0 else (ids, scores)
+
+    def similar_items(
+        self,
+        itemid: Any,
+        N: int = 10,
+        recalculate_item: bool = False,
+        item_users: Any = None,
+        filter_items: ArrayLike | None = None,
+        items: ArrayLike | None = None,
+    ) -> Ranked:
+        """Rank items by the cosine of their factors, the item itself first; as :meth:`recommend`.
+
+        An item whose factors are zero is like nothing. ``recalculate_item`` is not supported.
+        """
+        if recalculate_item or item_users is not None:
+            raise NotImplementedError("an item cannot be folded in; fit with its interactions")
+        self._known(np.atleast_1d(np.asarray(itemid)), self.item_factors.shape[0], "item")
+        return self._similar(itemid, self.item_factors, N, items, filter_items)
+
+    def similar_users(
+        self,
+        userid: Any,
+        N: int = 10,
+        filter_users: ArrayLike | None = None,
+        users: ArrayLike | None = None,
+    ) -> Ranked:
+        """Rank users by the cosine of their factors, the user first; as :meth:`similar_items`."""
+        self._known(np.atleast_1d(np.asarray(userid)), self.user_factors.shape[0], "user")
+        return self._similar(userid, self.user_factors, N, users, filter_users)
+
+    def recalculate_user(self, userid: Any, user_items: Interactions) -> FloatArray:
+        """Fold rows of interactions in: the factors [b, k] that users with these rows have, [k] for one."""
+        folded = self._fold_in(sp.csr_matrix(user_items))
+        return cast(FloatArray, folded[0] if np.ndim(userid) == 0 else folded)
+
+    def _fold_in(self, rows: Interactions) -> FloatArray:
+        raise NotImplementedError(f"{type(self).__name__} cannot fold a user in")
+
+    def save(self, file: str | PathLike[str] | Any) -> None:
+        """Write the whole model to an uncompressed .npz file, no pickle in it; :meth:`load` reads it."""
+        kept = self.user_items
+        arrays = {f"array.{key}": value for key, value in self.published().items() if not sp.issparse(value)}
+        np.savez(
+            file,
+            settings=np.array(json.dumps(dict(self.settings()))),
+            record=np.array(json.dumps(dict(self.proof_record()))),
+            data=kept.data,
+            indices=kept.indices,
+            indptr=kept.indptr,
+            shape=np.array(kept.shape),
+            forgotten=self._forgotten,
+            **cast(Any, arrays),
+        )
+
+    @classmethod
+    def load(cls, fileobj_or_path: Any) -> Self:
+        """Read what :meth:`save` wrote."""
+        path = fileobj_or_path
+        if isinstance(path, str) and not path.endswith(".npz"):
+            path += ".npz"
+        with np.load(path, allow_pickle=False) as stored:
+            kept: Interactions = sp.csr_matrix(
+                (stored["data"], stored["indices"], stored["indptr"]), shape=tuple(stored["shape"])
+            )
+            arrays = {key[6:]: stored[key] for key in stored.files if key.startswith("array.")}
+            settings, record = (json.loads(str(stored[key])) for key in ("settings", "record"))
+            model = cls.restore(settings, arrays, record, kept)
+            model._forgotten = stored["forgotten"]
+        return model
+
+    def _rows(self, users: NDArray[Any], user_items: Interactions | None) -> Interactions:
+        """Return the rows of interactions to filter by, CSR [b, n_items]."""
+        n_items = self.item_factors.shape[0]
+        if user_items is None:
+            return self.user_items[self._known(users, self.user_items.shape[0], "user")]
+        if not sp.issparse(user_items) or user_items.shape != (users.size, n_items):
+            raise ValueError(
+                f"user_items is a {type(user_items).__name__} of shape {np.shape(user_items)}; pass CSR with one "
+                f"row for each of {users.size} users and a column for each of {n_items} items"
+            )
+        return cast(Interactions, user_items.tocsr())
+
+    @staticmethod
+    def _known(ids: NDArray[Any], size: int, what: str) -> NDArray[Any]:
+        bad = (ids < 0) | (ids >= size)
+        if bad.any():
+            raise IndexError(f"{what} {ids[bad][0]} is not in the model (it has {what}s 0..{size - 1})")
+        return ids
+
+    def _candidates(self, items: ArrayLike | None, filter_items: ArrayLike | None) -> NDArray[np.int64]:
+        """Return the items that can be recommended: not empty, asked for, not filtered; ascending."""
+        n_items = self.item_factors.shape[0]
+        if items is not None and filter_items is not None:
+            raise ValueError("items and filter_items are both given; give one of them")
+        usable = np.any(self.item_factors != 0, axis=1)
+        if items is not None:
+            asked = np.zeros(n_items, np.bool_)
+            asked[self._known(np.asarray(items, np.int64).reshape(-1), n_items, "item")] = True
+            usable &= asked
+        if filter_items is not None:
+            usable[self._known(np.asarray(filter_items, np.int64).reshape(-1), n_items, "item")] = False
+        return np.flatnonzero(usable)
+
+    def _top(
+        self, queries: FloatArray, candidates: NDArray[np.int64], liked: Interactions | None, n: int
+    ) -> Ranked:
+        """Rank candidates for each query [b, k] by implicit's top-k; [b, n], padded."""
+        whole = candidates.size == self.item_factors.shape[0]
+        factors = self.item_factors if whole else self.item_factors[candidates]
+        if liked is not None:
+            liked = _implicit_csr(liked)
+        found, found_scores = topk(
+            factors,
+            np.ascontiguousarray(queries, factors.dtype),
+            min(n, candidates.size),
+            filter_query_items=liked,
+            num_threads=self.num_threads,
+        )
+        padding = (found_scores <= -np.finfo(np.float32).max) | ~np.any(queries != 0, axis=1)[:, None]
+        ids = np.full((queries.shape[0], n), -1, np.int32)
+        scores = np.full((queries.shape[0], n), -np.inf, found_scores.dtype)
+        ids[:, : found.shape[1]] = np.where(padding, -1, candidates[found])
+        scores[:, : found.shape[1]] = np.where(padding, -np.inf, found_scores)
+        return ids, scores
+
+    def _similar(
+        self, ids: Any, factors: FloatArray, n: int, only: ArrayLike | None, without: ArrayLike | None
+    ) -> Ranked:
+        """Rank rows of ``factors`` by cosine."""
+        if n < 1:
+            raise ValueError(f"N is {n}; ask for at least one")
+        norms = np.linalg.norm(factors, axis=1)
+        usable = norms > 0
+        if only is not None:
+            asked = np.zeros(norms.size, np.bool_)
+            asked[np.asarray(only, np.int64)] = True
+            usable &= asked
+        if without is not None:
+            usable[np.asarray(without, np.int64)] = False
+        candidates = np.flatnonzero(usable)
+        asked_ids = np.atleast_1d(np.asarray(ids))
+        found = np.full((asked_ids.size, n), -1, np.int32)
+        scores = np.full((asked_ids.size, n), -np.inf, factors.dtype)
+        width = min(n, candidates.size)
+        if width:
+            unit = np.ascontiguousarray(factors[candidates] / norms[candidates, None])
+            length = np.where(norms[asked_ids] > 0, norms[asked_ids], 1.0)[:, None].astype(factors.dtype)
+            top, cosines = topk(unit, factors[asked_ids] / length, width, num_threads=self.num_threads)
+            nothing = (norms[asked_ids] == 0)[:, None]
+            found[:, :width] = np.where(nothing, -1, candidates[top])
+            scores[:, :width] = np.where(nothing, -np.inf, cosines)
+        return _real(found[0], scores[0]) if np.ndim(ids) == 0 else (found, scores)
+
+
+def _real(ids: NDArray[Any], scores: NDArray[Any]) -> Ranked:
+    """Drop the padding."""
+    return ids[ids >= 0], scores[ids >= 0]
+
+
+def _implicit_csr(matrix: Interactions) -> Interactions:
+    """Give implicit's top-k the index types it takes."""
+    return sp.csr_matrix(
+        (matrix.data.astype(np.float32), matrix.indices.astype(np.int32), matrix.indptr.astype(np.int32)),
+        shape=matrix.shape,
+    )
