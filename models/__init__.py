@@ -1,10 +1,12 @@
 """Models that forget. The tuple below is the registry: a new model is one file and one row here."""
 
 from .base import Change, ForgettableModel, Proof
+from .ease import EASE
+from .item_knn import ItemKNN
 
-_REGISTERED: tuple[type[ForgettableModel], ...] = ()
+_REGISTERED: tuple[type[ForgettableModel], ...] = (EASE, ItemKNN)
 
 MODELS: dict[str, type[ForgettableModel]] = {model.name: model for model in _REGISTERED}
 """Registry name -> class."""
 
-__all__ = ["MODELS", "Change", "ForgettableModel", "Proof"]
+__all__ = ["EASE", "MODELS", "Change", "ForgettableModel", "ItemKNN", "Proof"]

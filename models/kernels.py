@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
+import numpy as np
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,3 +24,498 @@ def kernel(function: F) -> F:
 def parallel_kernel(function: F) -> F:
     """Compile ``function`` with its ``numba.prange`` loops spread over the threads."""
     return cast(F, numba.njit(cache=True, nogil=True, fastmath=False, parallel=True)(function))
+
+
+COARSE_BITS = 24
+"""A unit of the coarse counter is 2^-24 of a contribution; of the fine one, 2^-38 of that."""
+
+_FINE_BITS = 38
+_FINE_UNITS = float(2**_FINE_BITS)
+_FINE_MASK = 2**_FINE_BITS - 1
+_STRIPES = 8
+
+
+@kernel
+def sum_rows_of(row_items: Any, row_values: Any, matrix: Any, out: Any) -> None:
+    """Write ``sum_e row_values[e] * matrix[row_items[e], :]`` to ``out``; float64 [n]."""
+    out[:] = 0.0
+    for e in range(row_items.size):
+        value = row_values[e]
+        row = matrix[row_items[e]]
+        for j in range(out.size):
+            out[j] += value * row[j]
+
+
+@parallel_kernel
+def sparse_times_dense(indptr: Any, indices: Any, data: Any, matrix: Any, out: Any) -> None:
+    """Write ``R M`` to ``out`` [k, n]; R in CSR [k, m], M [m, n], both float64.
+
+    In blocks of columns, so that a block of M is read from memory once and then from the cache.
+    """
+    width = 256
+    n = matrix.shape[1]
+    for block in numba.prange((n + width - 1) // width):
+        low, high = block * width, min(n, (block + 1) * width)
+        for r in range(out.shape[0]):
+            for j in range(low, high):
+                out[r, j] = 0.0
+            for e in range(indptr[r], indptr[r + 1]):
+                value = data[e]
+                i = indices[e]
+                for j in range(low, high):
+                    out[r, j] += value * matrix[i, j]
+
+
+@parallel_kernel
+def add_symmetric_low_rank(matrix: Any, rows: Any, signs: Any) -> None:
+    """Add ``rows' diag(signs) rows`` to ``matrix`` [n, n] in place; rows float64 [k, n], signs float64 [k].
+
+    One pass over the matrix; ``M_ij`` and ``M_ji`` get the same bits.
+    """
+    n = matrix.shape[0]
+    for i in numba.prange(n):
+        target = matrix[i]
+        for r in range(rows.shape[0]):
+            row = rows[r]
+            at = signs[r] * row[i]
+            for j in range(n):
+                target[j] += at * row[j]
+
+
+@parallel_kernel
+def mirror_lower(matrix: Any) -> None:
+    """Copy the lower triangle of ``matrix`` [n, n] to the upper, in place, tile by tile."""
+    n = matrix.shape[0]
+    tile = 64
+    tiles = (n + tile - 1) // tile
+    for b in numba.prange(tiles):
+        for c in range(b + 1):
+            for i in range(b * tile, min(n, (b + 1) * tile)):
+                for j in range(c * tile, min(i, (c + 1) * tile)):
+                    matrix[j, i] = matrix[i, j]
+
+
+@kernel
+def top_n(scores: Any, usable: Any, n: int) -> Any:
+    """Return the ids of the ``n`` largest ``scores`` among ``usable``; ties go to the lower id.
+
+    scores float64 [m], usable bool [m]; int64 [at most n], best first. NaN is never returned.
+    O(m + n log n log m) expected, by a heap of n.
+    """
+    ids = np.empty(n, dtype=np.int64)
+    best = np.empty(n)
+    size = 0
+    for i in range(scores.size):
+        if usable[i] and scores[i] == scores[i]:
+            size = _offer(ids, best, size, i, scores[i])
+    out = np.empty(size, dtype=np.int64)
+    for place in range(size - 1, -1, -1):
+        out[place] = ids[0]
+        _replace_worst(ids, best, place, ids[place], best[place])
+    return out
+
+
+@kernel
+def _offer(ids: Any, scores: Any, size: int, item: int, score: float) -> int:
+    """Offer an item to a heap of the best: its root is the worst (lowest score, then highest id)."""
+    if size < ids.size:
+        at = size
+        while at > 0:
+            parent = (at - 1) // 2
+            if not _is_worse(score, item, scores[parent], ids[parent]):
+                break
+            ids[at], scores[at] = ids[parent], scores[parent]
+            at = parent
+        ids[at], scores[at] = item, score
+        return size + 1
+    if size and _is_worse(scores[0], ids[0], score, item):
+        _replace_worst(ids, scores, size, item, score)
+    return size
+
+
+@kernel
+def _is_worse(score: float, item: int, other_score: float, other: int) -> bool:
+    """Tell whether an item ranks behind another: a lower score, or the same and a higher id."""
+    return score < other_score or (score == other_score and item > other)
+
+
+@kernel
+def _replace_worst(ids: Any, scores: Any, size: int, item: int, score: float) -> None:
+    """Put an item in the place of the root of a heap of ``size`` and let it sink."""
+    at = 0
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            break
+        if child + 1 < size and _is_worse(scores[child + 1], ids[child + 1], scores[child], ids[child]):
+            child += 1
+        if not _is_worse(scores[child], ids[child], score, item):
+            break
+        ids[at], scores[at] = ids[child], scores[child]
+        at = child
+    if size:
+        ids[at], scores[at] = item, score
+
+
+@parallel_kernel
+def gram_rows(
+    first: int,
+    item_indptr: Any,
+    item_users: Any,
+    item_values: Any,
+    user_indptr: Any,
+    user_items: Any,
+    user_values: Any,
+    out: Any,
+) -> None:
+    """Write rows ``first .. first + len(out)`` of ``X'X`` to ``out``; float64 [rows, n_items].
+
+    X by item (CSC, users ascending) and by user (CSR). Each sum runs over the users in order: the bits
+    depend on X alone.
+    """
+    for stripe in numba.prange(_STRIPES):
+        for r in range(stripe, out.shape[0], _STRIPES):
+            row = out[r]
+            row[:] = 0.0
+            for e in range(item_indptr[first + r], item_indptr[first + r + 1]):
+                user, value = item_users[e], item_values[e]
+                for k in range(user_indptr[user], user_indptr[user + 1]):
+                    row[user_items[k]] += value * user_values[k]
+
+
+@kernel
+def _coarse(scaled: float) -> int:
+    """Whole units of a contribution."""
+    return int(np.floor(scaled))
+
+
+@kernel
+def _fine(scaled: float) -> int:
+    """Parts of a unit, to the nearest: the only rounding there is, and of one contribution by itself."""
+    return int(np.rint((scaled - np.floor(scaled)) * _FINE_UNITS))
+
+
+@parallel_kernel
+def exact_gram_rows(
+    first: int,
+    item_indptr: Any,
+    item_users: Any,
+    item_values: Any,
+    user_indptr: Any,
+    user_items: Any,
+    user_values: Any,
+    units: float,
+    coarse: Any,
+    fine: Any,
+) -> None:
+    """Write rows of ``X'X`` in whole units, as :func:`gram_rows`; int64 [rows, n_items].
+
+    ``fine`` int64 [rows, n_items] takes the parts of a unit, carried over so that 0 <= fine < 2^38;
+    with no columns all products must be whole.
+    """
+    has_fine = fine.shape[1] > 0
+    for stripe in numba.prange(_STRIPES):
+        for r in range(stripe, coarse.shape[0], _STRIPES):
+            whole, parts = coarse[r], fine[r]
+            whole[:] = 0
+            parts[:] = 0
+            for e in range(item_indptr[first + r], item_indptr[first + r + 1]):
+                user, value = item_users[e], item_values[e]
+                for k in range(user_indptr[user], user_indptr[user + 1]):
+                    scaled = value * user_values[k] * units
+                    whole[user_items[k]] += _coarse(scaled)
+                    if has_fine:
+                        parts[user_items[k]] += _fine(scaled)
+            for j in range(parts.size):
+                whole[j] += parts[j] >> _FINE_BITS
+                parts[j] &= _FINE_MASK
+
+
+@kernel
+def add_outer_products(indptr: Any, indices: Any, data: Any, sign: float, gram: Any) -> None:
+    """Add ``sign * x x'`` of every row x (CSR) to an int64 Gram [n, n], in place; whole values."""
+    for r in range(indptr.size - 1):
+        for e in range(indptr[r], indptr[r + 1]):
+            row = gram[indices[e]]
+            for k in range(indptr[r], indptr[r + 1]):
+                row[indices[k]] += int(sign * data[e] * data[k])
+
+
+@parallel_kernel
+def count_nonzero_rows(coarse: Any, fine: Any) -> Any:
+    """Count, for each row of a dense block, the sums that are not zero; int64 [rows]."""
+    counts = np.zeros(coarse.shape[0], dtype=np.int64)
+    has_fine = fine.shape[1] > 0
+    for r in numba.prange(coarse.shape[0]):
+        count = 0
+        for j in range(coarse.shape[1]):
+            if coarse[r, j] != 0 or (has_fine and fine[r, j] != 0):
+                count += 1
+        counts[r] = count
+    return counts
+
+
+@parallel_kernel
+def compress_rows(coarse: Any, fine: Any, counts: Any) -> Any:
+    """Collect the sums of a dense block that are not zero, row after row.
+
+    Returns columns int32, coarse (of the block's dtype) and fine int64 (empty where the block has none).
+    """
+    ends = np.cumsum(counts)
+    total = ends[-1]
+    has_fine = fine.shape[1] > 0
+    columns = np.empty(total, dtype=np.int32)
+    whole = np.empty(total, dtype=coarse.dtype)
+    parts = np.empty(total if has_fine else 0, dtype=np.int64)
+    for r in numba.prange(coarse.shape[0]):
+        at = ends[r] - counts[r]
+        for j in range(coarse.shape[1]):
+            if coarse[r, j] != 0 or (has_fine and fine[r, j] != 0):
+                columns[at] = j
+                whole[at] = coarse[r, j]
+                if has_fine:
+                    parts[at] = fine[r, j]
+                at += 1
+    return columns, whole, parts
+
+
+@parallel_kernel
+def change_rows(
+    items: Any,
+    signs: Any,
+    item_indptr: Any,
+    item_rows: Any,
+    item_values: Any,
+    row_indptr: Any,
+    row_items: Any,
+    row_values: Any,
+    units: float,
+    start: Any,
+    length: Any,
+    columns: Any,
+    coarse: Any,
+    fine: Any,
+) -> None:
+    """Add ``signs[r] x_r x_r'`` of changed rows (by item CSC, by row CSR) to sparse sums, in place.
+
+    Only the rows ``items`` of the sums; what falls to zero leaves the pattern, the rest moves up and the
+    room behind it is cleared.
+    """
+    has_fine = fine.size > 0
+    n_items = start.size
+    for stripe in numba.prange(_STRIPES):
+        whole = np.zeros(n_items, dtype=np.int64)
+        parts = np.zeros(n_items if has_fine else 0, dtype=np.int64)
+        for place in range(stripe, items.size, _STRIPES):
+            i = items[place]
+            for e in range(item_indptr[i], item_indptr[i + 1]):
+                r, value = item_rows[e], item_values[e]
+                for k in range(row_indptr[r], row_indptr[r + 1]):
+                    scaled = value * row_values[k] * units
+                    whole[row_items[k]] += signs[r] * _coarse(scaled)
+                    if has_fine:
+                        parts[row_items[k]] += signs[r] * _fine(scaled)
+            to = start[i]
+            end = to + length[i]
+            for at in range(start[i], end):
+                j = columns[at]
+                sum_whole = coarse[at] + whole[j]
+                sum_parts = 0
+                if has_fine:
+                    sum_parts = fine[at] + parts[j]
+                    sum_whole += sum_parts >> _FINE_BITS
+                    sum_parts &= _FINE_MASK
+                if sum_whole != 0 or sum_parts != 0:
+                    columns[to] = j
+                    coarse[to] = sum_whole
+                    if has_fine:
+                        fine[to] = sum_parts
+                    to += 1
+            length[i] = to - start[i]
+            columns[to:end] = 0
+            coarse[to:end] = 0
+            if has_fine:
+                fine[to:end] = 0
+            for e in range(item_indptr[i], item_indptr[i + 1]):
+                for k in range(row_indptr[item_rows[e]], row_indptr[item_rows[e] + 1]):
+                    whole[row_items[k]] = 0
+                    if has_fine:
+                        parts[row_items[k]] = 0
+
+
+@kernel
+def sum_of(coarse: Any, fine: Any, units: float, at: int) -> float:
+    """Read one sparse sum as a float64."""
+    if fine.size > 0:
+        return float(coarse[at] / units + fine[at] / (units * _FINE_UNITS))
+    return float(coarse[at] / units)
+
+
+@kernel
+def diagonal_sums(
+    items: Any, start: Any, length: Any, columns: Any, coarse: Any, fine: Any, units: float
+) -> Any:
+    """Read ``C_ii`` of ``items`` from sparse sums; float64 [k], 0 where it is not stored."""
+    out = np.zeros(items.size)
+    for k in range(items.size):
+        i = items[k]
+        end = start[i] + length[i]
+        at = start[i] + np.searchsorted(columns[start[i] : end], i)
+        if at < end and columns[at] == i:
+            out[k] = sum_of(coarse, fine, units, at)
+    return out
+
+
+@parallel_kernel
+def rank_rows(
+    items: Any,
+    start: Any,
+    length: Any,
+    columns: Any,
+    coarse: Any,
+    fine: Any,
+    units: float,
+    factor: Any,
+    ids: Any,
+    scores: Any,
+    counts: Any,
+) -> None:
+    """Rank the neighbours of ``items`` afresh: the K largest ``C_ij factor_i factor_j``.
+
+    Writes row i of ids int32 [n_items, K] (ascending), scores float64 [n_items, K] and counts int64
+    [n_items]; places that are not used become -1 and 0. Ties go to the lower id; zeros are no neighbours.
+    """
+    size_max = ids.shape[1]
+    for stripe in numba.prange(_STRIPES):
+        heap_ids = np.empty(size_max, dtype=np.int64)
+        heap_scores = np.empty(size_max)
+        for place in range(stripe, items.size, _STRIPES):
+            i = items[place]
+            size = 0
+            for at in range(start[i], start[i] + length[i]):
+                j = columns[at]
+                score = sum_of(coarse, fine, units, at) * (factor[i] * factor[j])
+                if score > 0.0 and (size < size_max or score > heap_scores[0]):
+                    size = _offer(heap_ids, heap_scores, size, j, score)
+            order = np.argsort(heap_ids[:size])
+            for k in range(size):
+                ids[i, k] = heap_ids[order[k]]
+                scores[i, k] = heap_scores[order[k]]
+            ids[i, size:] = -1
+            scores[i, size:] = 0.0
+            counts[i] = size
+
+
+@kernel
+def neighbour_scores(
+    row_items: Any, row_values: Any, indptr: Any, indices: Any, data: Any, scores: Any, found: Any
+) -> None:
+    """Score items by the neighbours of a row's items: ``scores_j = sum_i x_i S_ij``; S in CSR.
+
+    ``scores`` float64 [n_items] and ``found`` bool [n_items] come as zeros and False.
+    """
+    for e in range(row_items.size):
+        for k in range(indptr[row_items[e]], indptr[row_items[e] + 1]):
+            scores[indices[k]] += row_values[e] * data[k]
+            found[indices[k]] = True
+
+
+@parallel_kernel
+def update_neighbours(
+    items: Any,
+    is_touched: Any,
+    start: Any,
+    length: Any,
+    columns: Any,
+    coarse: Any,
+    fine: Any,
+    units: float,
+    factor: Any,
+    old_factor: Any,
+    ids: Any,
+    scores: Any,
+    counts: Any,
+    is_stale: Any,
+) -> None:
+    """Offer the touched ``items`` with their new factors to the lists of all others, in place.
+
+    A list that ``is_touched`` is left alone. The sums C_ij of all others did not change, so that the score
+    of a touched item in it moves with that item's factor. If it grew, the new list is the best K of the old
+    list and the touched items; if it fell, one from outside the list may be better now: ``is_stale`` bool
+    [n_items] is set where such an item may have been in the list. Lists come and go as in
+    :func:`rank_rows`. Every thread takes a range of the lists and scans all ``items``.
+    """
+    n_items, size_max = ids.shape
+    width = (n_items + _STRIPES - 1) // _STRIPES
+    for stripe in numba.prange(_STRIPES):
+        low, high = stripe * width, min(n_items, (stripe + 1) * width)
+        worst = np.full(max(high - low, 0), -1.0)  # of a full list; -1: not known yet
+        for place in range(items.size):
+            j = items[place]
+            row_end = start[j] + length[j]
+            at = start[j] + np.searchsorted(columns[start[j] : row_end], low)
+            while at < row_end and columns[at] < high:
+                i = columns[at]
+                weight = sum_of(coarse, fine, units, at)
+                at += 1
+                if is_touched[i] or is_stale[i]:
+                    continue
+                if worst[i - low] < 0.0:
+                    worst[i - low] = scores[i].min() if counts[i] == size_max else 0.0
+                score = weight * (factor[i] * factor[j])
+                if factor[j] < old_factor[j]:
+                    if counts[i] == size_max and weight * (factor[i] * old_factor[j]) < worst[i - low]:
+                        continue
+                    if counts[i] == size_max:
+                        is_stale[i] = True
+                        continue
+                if score < worst[i - low]:
+                    continue
+                _put(ids[i], scores[i], counts, i, j, score)
+                worst[i - low] = scores[i].min() if counts[i] == size_max else 0.0
+
+
+@kernel
+def _put(ids: Any, scores: Any, counts: Any, i: int, item: int, score: float) -> None:
+    """Put an item into list i (ids ascending), or its new score; the worst gives way if the list is full."""
+    size = counts[i]
+    at = np.searchsorted(ids[:size], item)
+    if at < size and ids[at] == item:
+        scores[at] = score
+        return
+    if size == ids.size:
+        out = 0
+        for k in range(1, size):
+            if scores[k] <= scores[out]:  # of equals the highest id goes
+                out = k
+        if not _is_worse(scores[out], ids[out], score, item):
+            return
+        size -= 1
+        for k in range(out, size):
+            ids[k], scores[k] = ids[k + 1], scores[k + 1]
+        if out < at:
+            at -= 1
+    for k in range(size, at, -1):
+        ids[k], scores[k] = ids[k - 1], scores[k - 1]
+    ids[at], scores[at] = item, score
+    counts[i] = size + 1
+
+
+@kernel
+def unpack_lists(indptr: Any, indices: Any, data: Any, ids: Any, scores: Any, counts: Any) -> None:
+    """Spread CSR lists over rows of ``ids`` [n, K] (-1 where unused) and ``scores`` (0)."""
+    for i in range(counts.size):
+        size = indptr[i + 1] - indptr[i]
+        counts[i] = size
+        ids[i, :size] = indices[indptr[i] : indptr[i + 1]]
+        scores[i, :size] = data[indptr[i] : indptr[i + 1]]
+        ids[i, size:] = -1
+        scores[i, size:] = 0.0
+
+
+@kernel
+def pack_lists(ids: Any, scores: Any, counts: Any, indptr: Any, indices: Any, data: Any) -> None:
+    """Collect lists into CSR; ``indptr`` [n + 1] is given, ``indices`` and ``data`` are written."""
+    for i in range(counts.size):
+        indices[indptr[i] : indptr[i + 1]] = ids[i, : counts[i]]
+        data[indptr[i] : indptr[i + 1]] = scores[i, : counts[i]]
