@@ -119,16 +119,23 @@ class Controls:
     nothing : do nothing: the scores as they were.
     rows_only : the forgotten users' rows are emptied and the removed interactions deleted from the data;
         what was learned from them stays as it is.
-    retrained : the oracle: fitted from scratch on what is kept.
+    retrained : the oracle's scores.
+    oracle : the model fitted from scratch on what is kept, without the rows and columns that are empty then.
+    users, items : int64, which rows and columns those are that it has.
     others : int64, the rows of everybody else: users with kept interactions whom the removal did not touch.
-    staying : int64, those and the users of whom single interactions were removed.
     """
 
     nothing: Scores
     rows_only: Scores
     retrained: Scores
+    oracle: ForgettableModel
+    users: IntVector
+    items: IntVector
     others: IntVector
-    staying: IntVector
+
+    def place(self, published: Scores) -> Scores:
+        """Put scores over the kept users and items where they were before."""
+        return published.placed(self.users, self.items, self.nothing.shape)
 
 
 def scores_of(model: ForgettableModel) -> Scores:
@@ -208,13 +215,17 @@ def controls(
     """
     nobody = np.zeros(model.user_items.shape[0], dtype=np.bool_)
     change = plan_change(model.user_items, nobody, users, pair_users, pair_items)
-    before = scores_of(model)
+    before, kept = scores_of(model), change.user_items
+    rows, columns = np.flatnonzero(np.diff(kept.indptr) > 0), np.unique(kept.indices).astype(np.int64)
+    oracle = retrain(model, kept[rows][:, columns])
     return Controls(
         nothing=before,
         rows_only=_rows_only(before, change),
-        retrained=scores_of(retrain(model, change.user_items)),
-        others=np.setdiff1d(_kept_rows(change), change.users),
-        staying=_kept_rows(change),
+        retrained=scores_of(oracle).placed(rows, columns, before.shape),
+        oracle=oracle,
+        users=rows,
+        items=columns,
+        others=np.setdiff1d(rows, change.users),
     )
 
 
@@ -284,11 +295,6 @@ def _rows_only(before: Scores, change: Change) -> Scores:
     if isinstance(before.left, np.ndarray):
         return before.emptied(np.flatnonzero(change.forgotten))
     return Scores(sp.csr_matrix(change.user_items, dtype=np.float64), before.right)
-
-
-def _kept_rows(change: Change) -> IntVector:
-    kept: IntVector = np.flatnonzero(np.diff(change.user_items.indptr) > 0)
-    return kept
 
 
 def _is_thin(scores: Scores) -> bool:

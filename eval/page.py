@@ -252,9 +252,8 @@ def _method(report: Report) -> str:
         f"<tr><th scope='row'>{escape(k)}</th><td>{escape(v)}</td></tr>"
         for k, v in report.environment.items()
     )
-    notice = "".join(
-        f"<p class='note'>{escape(p)}</p>" for p in report.dataset.notice.split("\n\n") if p.strip()
-    )
+    text = report.dataset.notice.replace("https://", "")  # named, not linked: the page points nowhere
+    notice = "".join(f"<p class='note'>{escape(part)}</p>" for part in text.split("\n\n") if part.strip())
     return (
         "<h2>How this was measured</h2>"
         "<p>Influence is counted strictly: only in the rows of users whom the removal did not touch, as the "

@@ -38,6 +38,8 @@ def outcome(name="spectral_mf", exact=False, left=4e-4):
         erased_at_least=1.0 if exact else 1 - 4 * left,
         certified=True,
         reason="",
+        oracle_bound=0.0,
+        oracle_share=1e-10,
         retrain_seconds=0.4,
     )
 
