@@ -75,7 +75,13 @@ def write_array(path: Path, array: NDArray[Any], name: str, ids: pl.Series | Non
 
 
 def write_frame(file: Any, frame: pl.DataFrame) -> None:
-    """Write ``frame`` to an open binary file as uncompressed Arrow IPC, in one record batch."""
+    """Write ``frame`` to an open binary file as uncompressed Arrow IPC, in one record batch.
+
+    Strings are copied first: a column that was filtered still points into the buffer of all its former
+    strings, and Polars would write that buffer whole, with the ids of erased users in it.
+    """
+    texts = [name for name, dtype in frame.schema.items() if dtype == pl.String]
+    frame = frame.with_columns(pl.Series(name, frame[name].to_list(), dtype=pl.String) for name in texts)
     frame.write_ipc(file, compression="uncompressed", record_batch_size=max(frame.height, 1))
 
 

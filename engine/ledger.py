@@ -61,7 +61,8 @@ CREATE INDEX IF NOT EXISTS requests_by_cycle ON requests (cycle);
 CREATE INDEX IF NOT EXISTS requests_without_receipt ON requests (seq)
     WHERE state = 'erased' AND receipt IS NULL;
 CREATE TABLE IF NOT EXISTS fence (
-    subject BLOB PRIMARY KEY, kind TEXT NOT NULL, seq INTEGER NOT NULL, erased INTEGER NOT NULL DEFAULT 0
+    subject BLOB PRIMARY KEY, owner BLOB NOT NULL,    -- keyed hash of the user: the subject of an account
+    kind TEXT NOT NULL, seq INTEGER NOT NULL, erased INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cycles (
     cycle INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -273,8 +274,8 @@ class Ledger:
             ),
         )  # fmt: skip
         connection.execute(
-            "INSERT OR IGNORE INTO fence (subject, kind, seq) VALUES (?, ?, ?)",
-            (subject, kind, cursor.lastrowid),
+            "INSERT OR IGNORE INTO fence (subject, owner, kind, seq) VALUES (?, ?, ?, ?)",
+            (subject, self._key.user(request.user_id), kind, cursor.lastrowid),
         )
         return 1
 
@@ -353,6 +354,14 @@ class Ledger:
                 (msgspec.json.encode(record), cycle),
             )
         return len(rows)
+
+    def note_scan(self, cycle: int, scan: Mapping[str, Any]) -> None:
+        """Add to a cycle's record what the search for remains found; JSON-ready."""
+        record = {**self.cycle(cycle).record, "scan": scan}
+        with self._transaction("note a scan") as connection:
+            connection.execute(
+                "UPDATE cycles SET record = ? WHERE cycle = ?", (msgspec.json.encode(record), cycle)
+            )
 
     def _unlinked(self, request_id: str, user_id: str) -> str:
         """Keep a request's id, unless it gives the user away: then a keyed hash stands for it."""
@@ -495,12 +504,19 @@ class Ledger:
             (since_seq,),
         ).fetchall()
 
-    def fenced_subjects(self, kind: str, *, erased_only: bool = False) -> set[bytes]:
-        """Return the keyed hashes of fenced users (kind ``account``) or pairs (``interaction``)."""
+    def fenced_users(self, *, erased_only: bool = False) -> set[bytes]:
+        """Return the keyed hashes of users whose account is fenced, or only of those who are erased."""
         rows = self._connection.execute(
-            "SELECT subject FROM fence WHERE kind = ? AND erased >= ?", (kind, int(erased_only))
+            "SELECT subject FROM fence WHERE kind = 'account' AND erased >= ?", (int(erased_only),)
         )
         return {subject for (subject,) in rows}
+
+    def fenced_pairs(self, *, erased_only: bool = False) -> tuple[set[bytes], set[bytes]]:
+        """Return the keyed hashes of fenced single interactions, and those of the users they belong to."""
+        rows = self._connection.execute(
+            "SELECT subject, owner FROM fence WHERE kind = 'interaction' AND erased >= ?", (int(erased_only),)
+        ).fetchall()
+        return {subject for subject, _ in rows}, {owner for _, owner in rows}
 
     # --- housekeeping -------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ..models.base import ForgettableModel, Interactions
 from .fence import Fence
-from .requests import ExternalId, canonical_id
+from .id_index import IdIndex
+from .requests import ExternalId
 from .state import StatePaths, read_config
 from .version import (
     Manifest,
@@ -77,7 +78,7 @@ class Snapshot:
         self.version = manifest.version
         self.models: tuple[str, ...] = tuple(models)
         self._models = models
-        self._users, self._items = _Ids(users), _Ids(items)
+        self._users, self._items = IdIndex(users), IdIndex(items)
         self._fence = fence
         self._user_items: Interactions = next(iter(models.values())).user_items
 
@@ -205,46 +206,6 @@ class Snapshot:
         if column is None:
             raise UnknownItemError(item_id)
         return column
-
-
-class _Ids:
-    """External ids in ascending order, looked up by bisection: nothing to build when a version is loaded."""
-
-    def __init__(self, series: pl.Series) -> None:
-        self.series = series
-        self._is_integer = series.dtype == pl.Int64
-        self._array: NDArray[Any] = series.to_numpy()
-
-    def row(self, external_id: ExternalId) -> int | None:
-        try:
-            text = canonical_id(external_id)
-        except (TypeError, ValueError):
-            return None
-        key: Any = text
-        if self._is_integer:
-            if not is_canonical_integer(text):
-                return None
-            key = np.int64(int(text))
-        at = int(np.searchsorted(self._array, key))
-        return at if at < len(self._array) and self._array[at] == key else None
-
-    def external(self, rows: NDArray[Any]) -> NDArray[Any]:
-        return self._array[np.asarray(rows, dtype=np.int64)]
-
-
-def is_canonical_integer(text: str) -> bool:
-    """Tell whether ``text`` is how a 64-bit integer is written.
-
-    Examples
-    --------
-    >>> [is_canonical_integer(text) for text in ("42", "-7", "042", "4.2", "9" * 30)]
-    [True, True, False, False, False]
-    """
-    digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdecimal()) or len(digits) > 19:
-        return False
-    value = int(text)
-    return str(value) == text and -(2**63) <= value < 2**63
 
 
 def load_snapshot(state_dir: str | Path, fence: Fence | None = None, *, mapped: bool = True) -> Snapshot:

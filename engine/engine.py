@@ -1,0 +1,306 @@
+"""The erasure cycle: requests in, a version without them published, everything that held them purged.
+
+The order of steps, each durable before the next begins::
+
+    ledger: erasing -> forget in every model -> write the new version beside the old -> flip CURRENT
+    -> ledger: published -> purge old versions and partitions -> ledger: erased, ids cleared
+    -> empty the write-ahead log -> receipts
+
+A crash after any step ends, after the next start, in the state that no crash would have led to: before
+the flip the cycle is done again, after it the rest is finished (:meth:`Engine.open`).
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from .. import __version__
+from ..models.base import ForgettableModel
+from .fence import FenceKey
+from .id_index import IdIndex
+from .interactions import rewrite_store
+from .ledger import Ledger, Pending
+from .purge import purge, scan_for_ids
+from .removal import Removal, plan_removal
+from .state import StatePaths, WriterLock, read_config
+from .version import (
+    Manifest,
+    Store,
+    VersionError,
+    damaged_files,
+    read_current,
+    read_ids,
+    read_manifest,
+    read_models,
+    set_current,
+    write_version,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class ForgettingError(Exception):
+    """A model could not forget; nothing was published. The message names the model and the error's class."""
+
+
+@dataclass(frozen=True)
+class CycleReport:
+    """What a batch came to.
+
+    Attributes
+    ----------
+    version : the published version after it.
+    erased, failed : how many requests.
+    seconds : wall time of each phase: forget, publish, purge.
+    """
+
+    version: int
+    erased: int
+    failed: int
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+class Engine:
+    """The one writer of a state directory, with its models in memory.
+
+    Examples
+    --------
+    Work off all that waits, in a state that :func:`~.fitting.fit` made::
+
+        with Engine.open("state") as engine:
+            report = engine.apply(engine.ledger.pending())
+    """
+
+    def __init__(self, paths: StatePaths, lock: WriterLock, ledger: Ledger) -> None:
+        self.paths = paths
+        self.ledger = ledger
+        self._lock = lock
+        self._load()
+
+    @classmethod
+    def open(cls, state_dir: str | Path) -> Self:
+        """Take the writer's lock, finish or clean what a crash cut off, and load the published version.
+
+        Requests that failed before wait again.
+
+        Raises
+        ------
+        StateError
+            No state, another layout, in use by another writer, damaged, or set back past an erasure.
+        """
+        paths = StatePaths(Path(state_dir))
+        read_config(paths)
+        lock = WriterLock(paths)
+        try:
+            ledger = Ledger(paths.ledger, FenceKey.load(paths))
+            try:
+                recover(paths, ledger)
+                ledger.retry_failed()
+                return cls(paths, lock, ledger)
+            except BaseException:
+                ledger.close()
+                raise
+        except BaseException:
+            lock.close()
+            raise
+
+    def _load(self) -> None:
+        """Take the published version into memory, dropping whatever a failed attempt left in the models."""
+        number, self._digest = read_current(self.paths)
+        self.manifest: Manifest = read_manifest(self.paths, number, self._digest)
+        directory = self.paths.version(number)
+        damaged = damaged_files(directory, self.manifest.files)
+        if damaged:
+            raise VersionError(f"{damaged[0]}; restore it from a backup, or fit again")
+        self._users, self._items = (IdIndex(ids) for ids in read_ids(directory, self.manifest))
+        self.models: dict[str, ForgettableModel] = read_models(directory, self.manifest, mapped=False)
+
+    def apply(self, batch: Sequence[Pending]) -> CycleReport:
+        """Erase a batch of requests and publish one version without them.
+
+        If a model cannot forget the batch, it is halved until the requests it cannot forget are alone:
+        those are marked failed, and the others are erased.
+
+        Raises
+        ------
+        OSError, StateError
+            The disk or the state is not as it must be; the requests wait, and the next start goes on.
+        """
+        if not batch:
+            return CycleReport(self.manifest.version, 0, 0)
+        try:
+            return self._cycle(batch)
+        except ForgettingError as error:
+            self._load()
+            if len(batch) == 1:
+                self.ledger.fail(batch[0].seq, str(error))
+                _log.error("a request failed: %s", error)
+                return CycleReport(self.manifest.version, 0, 1)
+        half = len(batch) // 2
+        first, second = self.apply(batch[:half]), self.apply(batch[half:])
+        return CycleReport(second.version, first.erased + second.erased, first.failed + second.failed)
+
+    def _cycle(self, batch: Sequence[Pending]) -> CycleReport:
+        started = time.perf_counter()
+        removal = plan_removal(batch, self._users, self._items, self._user_items)
+        version = self.manifest.version + (0 if removal.is_empty() else 1)
+        cycle = self.ledger.begin_cycle(version, removal.outcomes)
+        try:
+            restricted = None if removal.is_empty() else self._forget(removal)
+        except ForgettingError:
+            self.ledger.abandon_cycle(cycle)
+            raise
+        forgot = time.perf_counter()
+        if restricted is not None:
+            self._publish(version, removal, *restricted)
+        self.ledger.publish_cycle(cycle, cycle_record(self.manifest, self._digest))
+        published = time.perf_counter()
+        erased = finish(self.paths, self.ledger, cycle, self.manifest)
+        seconds = {
+            "forget": forgot - started,
+            "publish": published - forgot,
+            "purge": time.perf_counter() - published,
+        }
+        return CycleReport(self.manifest.version, erased, 0, seconds)
+
+    @property
+    def _user_items(self) -> Any:
+        return next(iter(self.models.values())).user_items
+
+    def _forget(self, removal: Removal) -> tuple[dict[str, ForgettableModel], pl.Series, pl.Series]:
+        """Forget in every model; returns the models and ids without empty rows and columns."""
+        rows: Any = None
+        columns: Any = None
+        restricted = {}
+        for name, model in self.models.items():
+            try:
+                model.forget(
+                    users=removal.users, pair_users=removal.pair_users, pair_items=removal.pair_items
+                )
+                if rows is None:
+                    rows = np.flatnonzero(np.diff(model.user_items.indptr)).astype(np.int64)
+                    columns = np.unique(model.user_items.indices).astype(np.int64)
+                restricted[name] = model.restrict(rows, columns)
+            except Exception as error:
+                # The class alone: a message may quote an id or a row.
+                raise ForgettingError(f"model {name} could not forget: {type(error).__name__}") from error
+        return restricted, self._users.series.gather(rows), self._items.series.gather(columns)
+
+    def _publish(
+        self,
+        version: int,
+        removal: Removal,
+        models: dict[str, ForgettableModel],
+        users: pl.Series,
+        items: pl.Series,
+    ) -> None:
+        """Write the next version beside the published one and flip CURRENT to it."""
+        old = Store(self.manifest.interactions, self.manifest.partitions)
+        store = rewrite_store(self.paths, old, version, removal.user_ids, removal.pair_ids)
+        digest = write_version(
+            self.paths,
+            version,
+            models,
+            users,
+            items,
+            store,
+            software=__version__,
+            parent=self._digest,
+            covers=sorted(removal.outcomes),
+        )
+        manifest = read_manifest(self.paths, version, digest)
+        set_current(self.paths, version, digest)
+        self.manifest, self._digest = manifest, digest
+        self.models = models
+        self._users, self._items = IdIndex(users), IdIndex(items)
+
+    def close(self) -> None:
+        """Release the ledger and the writer's lock."""
+        self.ledger.close()
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def recover(paths: StatePaths, ledger: Ledger) -> None:
+    """Finish the cycles that had published when they were cut off, drop the others, and purge again.
+
+    Raises
+    ------
+    VersionError
+        Nothing is published, its manifest is damaged, or CURRENT was set back past an erasure.
+    """
+    number, digest = read_current(paths)
+    newest = ledger.published_version()
+    if number < newest:
+        raise VersionError(
+            f"{paths.current} names version {number}, but an erasure was published in version {newest}: "
+            f"going back past an erasure is refused; restore version {newest}, or fit again"
+        )
+    manifest = read_manifest(paths, number, digest)
+    for cycle in ledger.unfinished_cycles():
+        if cycle.version > number:
+            ledger.abandon_cycle(cycle.cycle)
+            continue
+        if cycle.state == "open":
+            ledger.publish_cycle(cycle.cycle, cycle_record(manifest, digest))
+        finish(paths, ledger, cycle.cycle, manifest)
+    purge(paths, manifest)
+    ledger.purge()
+
+
+def finish(paths: StatePaths, ledger: Ledger, cycle: int, manifest: Manifest) -> int:
+    """Do what follows the flip of CURRENT: purge, mark erased, empty the log, look for remains.
+
+    Returns
+    -------
+    How many requests are erased by it.
+    """
+    purge(paths, manifest)
+    users = [user for user, item in ledger.subjects(cycle) if item is None]
+    record = dict(ledger.cycle(cycle).record)
+    erased = ledger.finish_cycle(cycle, record)
+    ledger.purge()
+    scan = scan_for_ids(paths, manifest, users)
+    if scan.found:
+        _log.error("remains of erased users were found in %s", ", ".join(scan.found))
+    ledger.note_scan(cycle, msgspec.to_builtins(scan))
+    return erased
+
+
+def cycle_record(manifest: Manifest, digest: str) -> dict[str, Any]:
+    """Say what was published, for receipts; the ledger keeps it, since the version may soon be replaced."""
+    return {
+        "version": manifest.version,
+        "manifest_sha256": digest,
+        "parent_sha256": manifest.parent,
+        "created": manifest.created,
+        "models": {
+            name: {
+                **msgspec.to_builtins(model.proof),
+                "files": {
+                    path: record.sha256
+                    for path, record in manifest.files.items()
+                    if path.startswith(f"{name}/")
+                },
+            }
+            for name, model in manifest.models.items()
+        },
+    }

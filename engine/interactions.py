@@ -1,0 +1,195 @@
+"""The system of record of what is kept: Parquet files, partitioned by a hash of the user.
+
+An erasure rewrites only the partitions of its users. Files are never changed in place: a new file gets a
+new name, the manifest of the next version lists it, and the one it replaces is purged once that version is
+current. So the store and the models are always of the same version, whenever a crash comes.
+"""
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+
+from ..models.base import Interactions
+from . import durable
+from .id_index import ids_series
+from .requests import canonical_id
+from .state import StatePaths
+from .version import Store, VersionError, damaged_files, file_record
+
+_ROWS_PER_PARTITION = 250_000
+_MOST_PARTITIONS = 256
+
+
+def canonical_frame(frame: pl.DataFrame) -> pl.DataFrame:
+    """Sort interactions by user and item and sum duplicates (the latest time is kept).
+
+    Parameters
+    ----------
+    frame : user_id and item_id (int64 or string), value (float64), time (optional).
+
+    Raises
+    ------
+    ValueError
+        A column is missing, an id column is of another type, or an id is null.
+
+    Examples
+    --------
+    >>> canonical_frame(pl.DataFrame({"user_id": [2, 1, 2], "item_id": [5, 5, 5], "value": [1, 1, 2]})).rows()
+    [(1, 5, 1.0), (2, 5, 3.0)]
+    """
+    missing = {"user_id", "item_id", "value"} - set(frame.columns)
+    if missing:
+        raise ValueError(f"interactions lack the columns {sorted(missing)}; there are {frame.columns}")
+    for column in ("user_id", "item_id"):
+        if frame[column].dtype not in (pl.Int64, pl.String):
+            raise ValueError(f"{column} is {frame[column].dtype}; ids are Int64 or String")
+        if frame[column].null_count():
+            raise ValueError(f"{column} has {frame[column].null_count()} nulls; drop those rows")
+    columns = ["user_id", "item_id", pl.col("value").cast(pl.Float64)]
+    if "time" in frame.columns:
+        columns.append("time")
+    frame = frame.select(columns).sort("user_id", "item_id")
+    if frame.select(pl.struct("user_id", "item_id").is_duplicated().any()).item():
+        totals = [pl.col("value").sum()] + ([pl.col("time").max()] if "time" in frame.columns else [])
+        frame = frame.group_by("user_id", "item_id", maintain_order=True).agg(totals)
+    return frame
+
+
+def to_user_items(frame: pl.DataFrame) -> tuple[Interactions, pl.Series, pl.Series]:
+    """Build the matrix of interactions, users and items in ascending order of their ids.
+
+    Returns
+    -------
+    user_items : CSR float64 [n_users, n_items].
+    users, items : the external ids of its rows and columns.
+    """
+    users = frame["user_id"].unique().sort()
+    items = frame["item_id"].unique().sort()
+    rows = _row_numbers(frame["user_id"], users)
+    columns = _row_numbers(frame["item_id"], items)
+    user_items: Interactions = sp.csr_matrix(
+        (frame["value"].to_numpy(), (rows, columns)), shape=(len(users), len(items)), dtype=np.float64
+    )
+    user_items.sort_indices()
+    return user_items, users, items
+
+
+def _row_numbers(ids: pl.Series, known: pl.Series) -> Any:
+    numbers = pl.DataFrame({"id": known, "row": np.arange(len(known), dtype=np.int64)})
+    return ids.to_frame("id").join(numbers, on="id", how="left", maintain_order="left")["row"].to_numpy()
+
+
+def write_store(paths: StatePaths, version: int, frame: pl.DataFrame) -> Store:
+    """Write all interactions for a version; the number of partitions follows from how many there are.
+
+    Parameters
+    ----------
+    frame : as :func:`canonical_frame` gives it.
+    """
+    durable.make_directory(paths.interactions)
+    wanted = max(1, len(frame) // _ROWS_PER_PARTITION)
+    partitions = min(_MOST_PARTITIONS, 1 << (wanted - 1).bit_length())
+    homes = partition_of(frame["user_id"], partitions)
+    files = {}
+    for (home,), part in frame.with_columns(homes).partition_by("_home", as_dict=True).items():
+        files.update(_write_partition(paths, int(home), version, part.drop("_home")))
+    durable.sync_directory(paths.interactions)
+    return Store(dict(sorted(files.items())), partitions)
+
+
+def rewrite_store(
+    paths: StatePaths,
+    store: Store,
+    version: int,
+    users: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+) -> Store:
+    """Write anew, for a version, the partitions that hold what is to be removed; the others are shared.
+
+    Parameters
+    ----------
+    users : canonical ids of accounts to remove; unknown ones are no error.
+    pairs : canonical (user id, item id) of single interactions to remove.
+    """
+    touched = {_home(user, store.partitions) for user in users} | {
+        _home(user, store.partitions) for user, _ in pairs
+    }
+    files: dict[str, Any] = {}
+    for name, record in store.files.items():
+        home = int(name.partition("-")[0])
+        if home not in touched:
+            files[name] = record
+            continue
+        frame = read_partition(paths, name, store)
+        kept = _without(frame, users, pairs)
+        if len(kept) == len(frame):
+            files[name] = record
+        elif len(kept):
+            files.update(_write_partition(paths, home, version, kept))
+    durable.sync_directory(paths.interactions)
+    return Store(dict(sorted(files.items())), store.partitions)
+
+
+def _without(frame: pl.DataFrame, users: Sequence[str], pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
+    user_type, item_type = frame["user_id"].dtype, frame["item_id"].dtype
+    kept = frame.filter(~pl.col("user_id").is_in(ids_series("user_id", users, user_type).implode()))
+    rows = [
+        (user[0], item[0])
+        for user, item in (
+            (ids_series("u", [user], user_type), ids_series("i", [item], item_type)) for user, item in pairs
+        )
+        if len(user) and len(item)
+    ]
+    if not rows:
+        return kept
+    schema = {"user_id": user_type, "item_id": item_type}
+    removed = pl.DataFrame(rows, schema=schema, orient="row")
+    return kept.join(removed, on=["user_id", "item_id"], how="anti", maintain_order="left")
+
+
+def _write_partition(paths: StatePaths, home: int, version: int, frame: pl.DataFrame) -> dict[str, Any]:
+    path = paths.interactions / f"{home:03d}-{version:06d}.parquet"
+    durable.create(path, lambda file: frame.write_parquet(file, compression="zstd"))
+    return {path.name: file_record(path, len(frame))}
+
+
+def read_partition(paths: StatePaths, name: str, store: Store) -> pl.DataFrame:
+    """Read one partition, checking its digest.
+
+    Raises
+    ------
+    VersionError
+        It is missing or not what was written.
+    """
+    damaged = damaged_files(paths.interactions, {name: store.files[name]})
+    if damaged:
+        raise VersionError(f"{damaged[0]}; restore it from a backup, or fit again from the original data")
+    return pl.read_parquet(paths.interactions / name)
+
+
+def read_store(paths: StatePaths, store: Store) -> pl.DataFrame | None:
+    """Read all that is kept, in canonical order; None if nothing is.
+
+    Raises
+    ------
+    VersionError
+        As :func:`read_partition`.
+    """
+    frames = [read_partition(paths, name, store) for name in store.files]
+    return pl.concat(frames).sort("user_id", "item_id") if frames else None
+
+
+def partition_of(ids: pl.Series, partitions: int) -> pl.Series:
+    """Return each id's partition, as a column ``_home``: CRC-32 of its text, the same for ever."""
+    known = ids.unique()
+    homes = [_home(canonical_id(external_id), partitions) for external_id in known.to_list()]
+    table = pl.DataFrame({"id": known, "_home": pl.Series(homes, dtype=pl.Int64)})
+    return ids.to_frame("id").join(table, on="id", how="left", maintain_order="left")["_home"]
+
+
+def _home(text: str, partitions: int) -> int:
+    return zlib.crc32(text.encode()) % partitions

@@ -1,0 +1,119 @@
+"""What is done after a version is published: nothing but it stays, and no byte of the erased is left.
+
+Purging needs nobody's id: whatever the published version does not name goes. So it can be done again at
+every start, and is (as LevelDB does with obsolete files).
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+import polars as pl
+
+from . import durable
+from .id_index import ids_series
+from .ledger import is_distinctive
+from .state import StatePaths
+from .version import Manifest
+
+_ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
+_CHUNK = 1 << 24
+
+
+class ScanResult(msgspec.Struct, frozen=True):
+    """What a scan of the files under a state directory found.
+
+    Attributes
+    ----------
+    files, bytes : how many were scanned.
+    found : where something of an erased user is, paths below the state directory; empty is as it must be.
+    """
+
+    files: int
+    bytes: int
+    found: list[str]
+
+
+def purge(paths: StatePaths, manifest: Manifest) -> int:
+    """Remove what the published version does not name: other versions, old partitions, temporary files.
+
+    Returns
+    -------
+    How many files and directories went.
+    """
+    obsolete = list(_obsolete(paths, manifest))
+    for path in obsolete:
+        durable.remove(path)
+    return len(obsolete)
+
+
+def _obsolete(paths: StatePaths, manifest: Manifest) -> Iterator[Path]:
+    current = paths.version(manifest.version)
+    yield from (path for path in _entries(paths.versions) if path != current)
+    yield from (path for path in _entries(paths.interactions) if path.name not in manifest.interactions)
+    for directory in (paths.root, paths.keys, paths.receipts):
+        yield from (path for path in _entries(directory) if durable.is_temporary(path))
+    if current.is_dir():
+        named = {current / name for name in manifest.files} | {current / "manifest.json"}
+        yield from (path for path in current.rglob("*") if path.is_file() and path not in named)
+
+
+def _entries(directory: Path) -> list[Path]:
+    return sorted(directory.iterdir()) if directory.is_dir() else []
+
+
+def scan_for_ids(paths: StatePaths, manifest: Manifest, users: Iterable[str]) -> ScanResult:
+    """Look for the ids of users who were just erased, while they are still known, in every file.
+
+    Ids that tell somebody apart (:func:`~.ledger.is_distinctive`) are looked for as bytes, in UTF-8 and
+    UTF-16; all ids are looked for among the decoded user ids. Parquet is compressed and is only decoded;
+    the arrays of numbers, which hold no text, are not read again.
+
+    Parameters
+    ----------
+    users : canonical ids.
+    """
+    wanted = sorted(set(users))
+    found: list[str] = []
+    count = size = 0
+    needles = [text for text in wanted if is_distinctive(text)]
+    for path in _every_file(paths):
+        count += 1
+        size += path.stat().st_size
+        if path.suffix in {".arrow", ".parquet"}:
+            hit = _decoded_hit(path, wanted)
+        else:
+            hit = bool(needles) and _bytes_hit(path, needles)
+        if hit:
+            found.append(str(path.relative_to(paths.root)))
+    return ScanResult(count, size, found)
+
+
+def _every_file(paths: StatePaths) -> Iterator[Path]:
+    return (path for path in sorted(paths.root.rglob("*")) if path.is_file())
+
+
+def _decoded_hit(path: Path, wanted: list[str]) -> bool:
+    if path.suffix == ".parquet":
+        if "user_id" not in pl.read_parquet_schema(path):
+            return False
+        ids = pl.read_parquet(path, columns=["user_id"])["user_id"]
+    else:
+        if "user_id" not in pl.read_ipc_schema(path):
+            return False
+        ids = pl.read_ipc(path, columns=["user_id"])["user_id"]
+    return bool(ids.is_in(ids_series("user_id", wanted, ids.dtype).implode()).any())
+
+
+def _bytes_hit(path: Path, needles: list[str]) -> bool:
+    """Search a file for all needles in one pass (Aho-Corasick), in chunks that overlap."""
+    patterns = [text.encode(encoding).decode("latin-1") for text in needles for encoding in _ENCODINGS]
+    overlap = max(len(pattern) for pattern in patterns) - 1
+    tail = b""
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            content = pl.Series([(tail + chunk).decode("latin-1")])
+            if content.str.contains_any(patterns).item():
+                return True
+            tail = chunk[-overlap:] if overlap else b""
+    return False

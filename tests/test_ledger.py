@@ -1,0 +1,233 @@
+"""The request ledger: recorded once, moved only along allowed transitions, no id left after erasure."""
+
+import sqlite3
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recunlearn.engine.fence import Fence, FenceKey
+from recunlearn.engine.ledger import TRANSITIONS, DeadLetter, Ledger, LedgerError, Received
+from recunlearn.engine.requests import AccountDeletion, InteractionRemoval, canonical_id
+from recunlearn.engine.state import StateError, StatePaths
+
+from .popularity import files_with
+
+
+@pytest.fixture
+def paths(tmp_path):
+    """Make a state with a key."""
+    paths = StatePaths(tmp_path)
+    FenceKey.create(paths)
+    return paths
+
+
+@pytest.fixture
+def ledger(paths):
+    """Open a new ledger."""
+    with Ledger.create(paths, FenceKey.load(paths)) as ledger:
+        yield ledger
+
+
+def record(ledger, *requests, **kwargs):
+    """Record requests without coordinates."""
+    return ledger.record([Received(request) for request in requests], **kwargs)
+
+
+def erase(ledger, version=1):
+    """Carry out all that waits."""
+    cycle = ledger.begin_cycle(version, {pending.seq: "removed" for pending in ledger.pending()})
+    ledger.publish_cycle(cycle, {"version": version})
+    return ledger.finish_cycle(cycle, {})
+
+
+def test_a_request_is_recorded_once(ledger):
+    """The same request id again, or the same request in the other type of id, changes nothing."""
+    assert record(ledger, AccountDeletion("e-1", 42), AccountDeletion("e-1", "42")) == 1
+    assert record(ledger, AccountDeletion("e-1", "42")) == 0
+    erase(ledger)
+    assert record(ledger, AccountDeletion("e-1", "42")) == 0
+    assert ledger.counts()["erased"] == 1
+
+
+def test_a_request_id_used_for_somebody_else_is_a_conflict(ledger):
+    """A second subject under a known request id is reported, within a batch, later, and after erasure."""
+    anna, bob = AccountDeletion("e-1", "anna"), AccountDeletion("e-1", "bob")
+    assert ledger.conflicts([Received(anna), Received(bob), Received(anna)]) == {1}
+    record(ledger, anna)
+    assert ledger.conflicts([Received(bob), Received(anna)]) == {0}
+    assert ledger.conflicts([Received(InteractionRemoval("e-1", "anna", "x"))]) == {0}
+    erase(ledger)
+    assert ledger.conflicts([Received(bob), Received(anna)]) == {0}
+
+
+def test_what_waits_comes_back_as_it_was_asked(ledger):
+    """Pending requests keep their order, ids and times."""
+    at = datetime(2026, 11, 24, 10, tzinfo=UTC)
+    record(ledger, AccountDeletion("e-1", "anna", at), InteractionRemoval("e-2", "bob", 7))
+    first, second = ledger.pending()
+    assert first.request == AccountDeletion("e-1", "anna", at)
+    assert second.request == InteractionRemoval("e-2", "bob", "7")
+    assert [pending.seq for pending in ledger.pending(1)] == [first.seq]
+
+
+def test_positions_are_stored_with_the_requests_they_cover(ledger, monkeypatch):
+    """If the transaction fails, neither the request nor the position is there."""
+    record(ledger, AccountDeletion("e-1", "anna"), source="journal", positions={"journal": 1})
+    with pytest.raises(TypeError):
+        record(ledger, AccountDeletion("e-2", "bob"), AccountDeletion("e-3", None), positions={"journal": 9})
+    assert ledger.positions("journal") == {"journal": 1}
+    assert len(ledger.pending()) == 1
+    assert ledger.positions("kafka") == {}
+
+
+def test_after_erasure_no_file_holds_the_id(paths):
+    """Ids, and request ids that give the user away, are gone from pages, free pages and log."""
+    with Ledger.create(paths, FenceKey.load(paths)) as ledger:
+        for batch in range(5):
+            record(
+                ledger,
+                *(AccountDeletion(f"delete-subject-{batch}-{k}", f"subject-{batch}-{k}") for k in range(60)),
+                InteractionRemoval(f"r-{batch}", "subject-of-one", f"unusual-item-{batch}"),
+            )
+        assert files_with(paths.root, "subject-3-31", "unusual-item-2")
+        assert erase(ledger) == 305
+        assert ledger.purge()
+        assert not files_with(paths.root, "subject-", "unusual-item")
+        assert ledger.counts()["erased"] == 305
+
+
+def test_an_erased_user_stays_fenced_and_a_pair_does_not_fence_its_user(paths, ledger):
+    """An account is fenced from the record on and for ever; a single interaction leaves its user served."""
+    fence = Fence(paths.root)
+    record(ledger, AccountDeletion("e-1", "anna"), InteractionRemoval("e-2", "bob", "x"))
+    assert fence.is_fenced("anna")
+    erase(ledger)
+    assert fence.is_fenced("anna")
+    assert not fence.is_fenced("bob")
+    assert not fence.is_fenced("x")
+    key = FenceKey.load(paths)
+    assert ledger.fenced_users(erased_only=True) == {key.user("anna")}
+    assert ledger.fenced_pairs() == ({key.pair("bob", "x")}, {key.user("bob")})
+    fence.close()
+
+
+def test_a_cancelled_request_leaves_nothing(paths, ledger):
+    """Taken back before erasing, its id is cleared and its fence comes down, unless another holds it up."""
+    fence = Fence(paths.root)
+    record(
+        ledger, AccountDeletion("e-1", "anna"), AccountDeletion("e-2", "anna"), AccountDeletion("e-3", "bob")
+    )
+    ledger.cancel("e-1")
+    assert fence.is_fenced("anna")
+    ledger.cancel("e-2")
+    assert not fence.is_fenced("anna")
+    assert fence.is_fenced("bob")
+    erase(ledger)
+    with pytest.raises(LedgerError, match="is erased: it cannot become cancelled"):
+        ledger.cancel("e-3")
+    with pytest.raises(LedgerError, match="'e-9' is not in the ledger"):
+        ledger.cancel("e-9")
+    fence.close()
+
+
+def test_failed_requests_stay_fenced_and_wait_again(paths, ledger):
+    """A failure is counted with its reason; a retry puts the request back."""
+    record(ledger, AccountDeletion("e-1", "anna"))
+    ledger.fail(1, "model ease could not forget: MemoryError")
+    assert ledger.failures() == [("e-1", "model ease could not forget: MemoryError")]
+    assert ledger.pending() == []
+    assert ledger.oldest_pending() is not None
+    assert ledger.retry_failed() == 1
+    assert len(ledger.pending()) == 1
+
+
+def test_an_abandoned_cycle_puts_its_requests_back(ledger):
+    """A cycle that did not publish leaves the requests as they were."""
+    record(ledger, AccountDeletion("e-1", "anna"))
+    cycle = ledger.begin_cycle(2, {1: "removed"})
+    assert ledger.pending() == []
+    assert [c.version for c in ledger.unfinished_cycles()] == [2]
+    ledger.abandon_cycle(cycle)
+    assert len(ledger.pending()) == 1
+    assert ledger.unfinished_cycles() == []
+    assert ledger.published_version() == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(moves=st.lists(st.sampled_from(["begin", "finish", "abandon", "fail", "retry", "cancel"]), max_size=8))
+def test_only_allowed_transitions_happen(tmp_path_factory, moves):
+    """Whatever is tried in whatever order, a request moves only along the table of transitions."""
+    paths = StatePaths(tmp_path_factory.mktemp("ledger"))
+    with Ledger.create(paths, FenceKey.create(paths)) as ledger:
+        record(ledger, AccountDeletion("e-1", "anna"))
+        cycle, state = None, "fenced"
+        for move in moves:
+            expected = {
+                "begin": "erasing", "finish": "erased", "abandon": "fenced",
+                "fail": "failed", "retry": "fenced", "cancel": "cancelled",
+            }[move]  # fmt: skip
+            try:
+                if move == "begin":
+                    cycle = ledger.begin_cycle(2, {1: "removed"})
+                elif move == "finish" and cycle is not None:
+                    ledger.finish_cycle(cycle, {})
+                elif move == "abandon" and cycle is not None:
+                    ledger.abandon_cycle(cycle)
+                elif move == "fail":
+                    ledger.fail(1, "why")
+                elif move == "retry":
+                    ledger.retry_failed()
+                elif move == "cancel":
+                    ledger.cancel("e-1")
+            except LedgerError:
+                assert expected not in TRANSITIONS[state]
+            counts = ledger.counts()
+            now = next(name for name in TRANSITIONS if counts[name])
+            assert now == state or now in TRANSITIONS[state]
+            state = now
+
+
+def test_dead_letters_are_counted_once(ledger):
+    """The same unreadable record, read again after a crash, is one duty that is not fulfilled."""
+    letter = DeadLetter("journal", 3, "not JSON")
+    for _ in range(2):
+        record(ledger, source="journal", positions={"journal": 4}, dead_letters=[letter])
+    assert ledger.counts()["dead_letters"] == 1
+
+
+def test_a_ledger_that_is_not_one_is_refused_by_name(paths):
+    """A missing ledger is not replaced, a damaged one is named."""
+    with pytest.raises(LedgerError, match=r"ledger\.sqlite is missing"):
+        Ledger(paths.ledger, FenceKey.load(paths))
+    paths.ledger.write_bytes(b"this is not a database, it is text" * 100)
+    with pytest.raises(LedgerError, match=r"ledger\.sqlite cannot be read"):
+        Ledger(paths.ledger, FenceKey.load(paths))
+
+
+def test_the_keys_are_for_their_owner_only(paths):
+    """Mode 0600 for the key, 0700 for its directory; a key of another length is refused."""
+    assert paths.fence_key.stat().st_mode & 0o777 == 0o600
+    assert paths.keys.stat().st_mode & 0o777 == 0o700
+    paths.fence_key.write_bytes(b"short")
+    with pytest.raises(StateError, match="32 bytes"):
+        FenceKey.load(paths)
+
+
+def test_erasure_needs_secure_delete(paths, ledger):
+    """The connection zeroes freed bytes and syncs every commit."""
+    connection = ledger._connection
+    assert connection.execute("PRAGMA secure_delete").fetchone() == (1,)
+    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert sqlite3.threadsafety == 3
+
+
+@given(st.one_of(st.integers(), st.text(min_size=1)))
+def test_ids_have_one_canonical_text(external_id):
+    """An integer and its decimal text are one id; what UTF-8 cannot carry is refused."""
+    try:
+        text = canonical_id(external_id)
+    except ValueError:
+        assert any(0xD800 <= ord(letter) < 0xE000 for letter in external_id)
+    else:
+        assert text == str(external_id) == canonical_id(text)
