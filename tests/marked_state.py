@@ -73,9 +73,6 @@ class Marked(ForgettableModel):
         raise NotImplementedError
 
 
-MODELS[Marked.name] = Marked
-
-
 class MarkedState:
     """A state directory with users 0..n-1 (or the ids given) that publishes marked versions on demand."""
 
@@ -111,6 +108,7 @@ def main():
     from recunlearn.engine.server import listen, serve
     from recunlearn.engine.snapshot import SnapshotReader
 
+    MODELS[Marked.name] = Marked
     status = {"version": 0, "requests": {"pending": 0}, "oldest_pending_seconds": None}
     listener = listen("127.0.0.1", 0)
     with SnapshotReader(sys.argv[1]) as reader:

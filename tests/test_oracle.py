@@ -8,12 +8,18 @@ from hypothesis import strategies as st
 from recunlearn.eval.oracle import (
     Influence,
     Scores,
+    controls,
     distance,
     influence,
+    item_weights_of,
+    retrain,
+    scores_of,
     weight_distance,
 )
+from recunlearn.models import MODELS
 
 SEEDS = st.integers(0, 2**32 - 1)
+NAMES = [name for name in ("spectral_mf", "ease", "item_knn") if name in MODELS]
 
 
 def dense(scores):
@@ -116,3 +122,90 @@ def test_weight_distance_reports_relative_and_largest_difference():
     moved = sp.csr_matrix([[0.5, 3.0], [4.0, 0.0]])
     assert weight_distance(moved, weights) == (0.1, 0.5)
     assert weight_distance(weights, weights.toarray()) == (0.0, 0.0)
+
+
+def small_interactions(seed, users=24, items=12):
+    """Draw choices in which everybody, and every item, has some."""
+    rng = np.random.default_rng(seed)
+    x = (rng.random((users, items)) < 0.3).astype(float)
+    x[np.arange(users), np.arange(users) % items] = 1.0
+    x[np.arange(users), (np.arange(users) + 5) % items] = 1.0
+    return sp.csr_matrix(x)
+
+
+def left_out(x, users, pair_users, pair_items):
+    """Empty rows and pairs the slow way."""
+    kept = x.toarray()
+    for user in users:
+        kept[user] = 0.0
+    for user, item in zip(pair_users, pair_items, strict=True):
+        kept[user, item] = 0.0
+    return kept
+
+
+@pytest.mark.parametrize("weighted", ["ease", "item_knn"])
+@settings(max_examples=10, deadline=None)
+@given(seed=SEEDS)
+def test_controls_are_what_their_names_say(weighted, seed):
+    """Nothing: the scores as they were. Rows only: old weights, new rows. Retrained: a fit on the rest."""
+    x = small_interactions(seed)
+    model = MODELS[weighted]().fit(x)
+    old = item_weights_of(model)
+    found = controls(model, [3, 8], [5], [5])
+    kept = left_out(x, [3, 8], [5], [5])
+    fresh = MODELS[weighted]().fit(sp.csr_matrix(kept))
+    old, new = (w.toarray() if sp.issparse(w) else w for w in (old, item_weights_of(fresh)))
+    np.testing.assert_allclose(dense(found.nothing), x.toarray() @ old, atol=1e-12)
+    np.testing.assert_allclose(dense(found.rows_only), kept @ old, atol=1e-12)
+    np.testing.assert_allclose(dense(found.retrained), kept @ new, atol=1e-10)
+    assert found.others.tolist() == [u for u in range(24) if u not in (3, 5, 8)]
+    np.testing.assert_array_equal(dense(scores_of(model)), dense(found.nothing))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_item_and_a_user_that_vanish_are_zero_in_the_oracle(name):
+    """Whoever is forgotten, and an item only they had, are rows and columns of zeros where they were."""
+    x = small_interactions(1).toarray()
+    x[:, 11] = 0.0
+    x[4, 11] = 1.0
+    found = controls(MODELS[name]().fit(sp.csr_matrix(x)), [4])
+    assert 4 not in found.users
+    assert 11 not in found.items
+    scores = dense(found.retrained)
+    assert not scores[4].any()
+    assert not scores[:, 11].any()
+    np.testing.assert_array_equal(dense(found.place(scores_of(found.oracle))), scores)
+
+
+@pytest.mark.parametrize("name", ["ease", "item_knn"])
+def test_an_exact_model_erases_all_influence(name):
+    """After forgetting, an exact model is at the oracle, while dropping rows leaves everything."""
+    model = MODELS[name]().fit(small_interactions(2))
+    found = controls(model, [3, 8], [5], [5])
+    model.forget(users=[3, 8], pair_users=[5], pair_items=[5])
+    ours = influence(found.nothing, scores_of(model), found.retrained, found.others)
+    rows_only = influence(found.nothing, found.rows_only, found.retrained, found.others)
+    assert ours.erased > 1 - 1e-9
+    assert ours.removed > 1e-3 * ours.norm
+    assert rows_only.remaining == pytest.approx(1.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_retraining_leaves_the_model_alone_and_keeps_its_settings(name):
+    """The oracle has the model's settings but a tighter tolerance, and the model is not changed."""
+    model = MODELS[name]().fit(small_interactions(3))
+    before = {key: np.array(a.toarray() if sp.issparse(a) else a) for key, a in model.published().items()}
+    oracle = retrain(model, small_interactions(4))
+    for key, array in model.published().items():
+        np.testing.assert_array_equal(array.toarray() if sp.issparse(array) else array, before[key])
+    for setting, value in oracle.settings().items():
+        if setting == "tolerance":
+            assert value < model.settings()["tolerance"]
+        elif model.settings()[setting] is not None:
+            assert value == model.settings()[setting]
+
+
+def test_a_model_without_weights_or_factors_is_refused():
+    """What cannot be compared says so, with the model's class."""
+    with pytest.raises(TypeError, match="object has no item_weights"):
+        item_weights_of(object())

@@ -15,15 +15,17 @@ import httpx
 import pytest
 from recunlearn.engine.server import create_app, listen
 from recunlearn.engine.snapshot import SnapshotReader
+from recunlearn.models import MODELS
 
-from .marked_state import ITEMS, MarkedState
+from .marked_state import ITEMS, Marked, MarkedState
 
 STATUS = {"version": 1, "requests": {"pending": 3, "erased": 5}, "oldest_pending_seconds": 1.5}
 
 
 @pytest.fixture
-def state(tmp_path):
-    """Return a state directory with version 1 published."""
+def state(tmp_path, monkeypatch):
+    """Return a state directory with version 1 published; its model is in the registry meanwhile."""
+    monkeypatch.setitem(MODELS, Marked.name, Marked)
     return MarkedState(tmp_path / "state")
 
 
