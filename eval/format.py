@@ -47,3 +47,14 @@ def count(value: int) -> str:
     '100,000'
     """
     return f"{value:,}"
+
+
+def power(value: float) -> str:
+    """Write a small quantity with two significant digits and its power of ten; zero is zero.
+
+    Examples
+    --------
+    >>> power(0.00012), power(0.0)
+    ('1.2e-04', '0')
+    """
+    return f"{value:.1e}" if value else "0"

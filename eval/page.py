@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from .format import count, seconds, share
+from .format import count, power, seconds, share
 from .report import Check, Lists, ModelOutcome, Removal, Report, slowest
 
 _CSS = """
@@ -126,7 +126,7 @@ def _removal(removal: Removal) -> str:
     ]
     rows += [
         _row("shown by the model itself, without a retrain: at most", map(_proved, removal.models), "rule"),
-        _row("measured distance of the scores to the retrain", (f"{m.distance:.1e}" for m in removal.models)),
+        _row("measured distance of the scores to the retrain", (power(m.distance) for m in removal.models)),
         _row("the model's own proof: distance at most", map(_bound, removal.models)),
         _row("a retrain from scratch takes", (seconds(m.retrain_seconds) for m in removal.models)),
     ]
@@ -163,7 +163,7 @@ def _proved(outcome: ModelOutcome) -> str:
 
 
 def _bound(outcome: ModelOutcome) -> str:
-    return "-" if outcome.bound is None else f"{outcome.bound:.1e}"
+    return "-" if outcome.bound is None else power(outcome.bound)
 
 
 def _plots(report: Report) -> str:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from .format import seconds, share
+from .format import seconds
 from .report import Lists, ModelOutcome, Removal, slowest
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def bound_against_truth(removals: Sequence[Removal]) -> str:
 
 def timings(removals: Sequence[Removal]) -> str:
     """Draw the slowest request of each removal to fenced and erased, with the retrains beside it."""
-    bars = [bar for removal in removals for bar in _bars(removal)]
+    bars = _bars(removals)
 
     def draw(figure: "Figure") -> None:
         axis = figure.subplots()
@@ -127,22 +127,24 @@ def list_changes(lists: Lists) -> str:
 
     def draw(figure: "Figure") -> None:
         axis = figure.add_axes((0, 0, 1, 1))
-        axis.set(xlim=(0, 1), ylim=(rows + 0.4, -0.9))
+        axis.set(xlim=(0, 1), ylim=(rows - 0.4, -1.5))
         axis.axis("off")
-        axis.text(0.395, -0.55, "before", ha="right", color=MUTED)
-        axis.text(0.605, -0.55, "after", ha="left", color=MUTED)
+        axis.text(0.40, -1, "before", ha="right", va="center", color=MUTED)
+        axis.text(0.60, -1, "after", ha="left", va="center", color=MUTED)
         for rank, title in enumerate(before):
-            gone = title not in after
-            axis.text(0.395, rank, f"{_short(title)}  {rank + 1}", ha="right", va="center",
-                      color=BAD if gone else INK)  # fmt: skip
-            if not gone:
-                colour = MUTED if after.index(title) == rank else SERIES[0]
-                axis.plot([0.41, 0.59], [rank, after.index(title)], color=colour, linewidth=1.4)
+            kept = title in after
+            axis.text(0.40, rank, _short(title), ha="right", va="center", color=INK if kept else BAD)
+            axis.text(0.43, rank, str(rank + 1), ha="right", va="center", color=MUTED)
+            if kept:
+                moved = after.index(title) != rank
+                colour = SERIES[0] if moved else MUTED
+                axis.plot([0.445, 0.555], [rank, after.index(title)], color=colour, linewidth=1.4)
         for rank, title in enumerate(after):
+            axis.text(0.57, rank, str(rank + 1), ha="left", va="center", color=MUTED)
             colour = INK if title in before else GOOD
-            axis.text(0.605, rank, f"{rank + 1}  {_short(title)}", ha="left", va="center", color=colour)
+            axis.text(0.60, rank, _short(title), ha="left", va="center", color=colour)
 
-    return _svg(draw, 8.6, 0.30 * (rows + 1.2), f"list-{lists.model}", None)
+    return _svg(draw, 8.6, 0.29 * (rows + 1.1), f"list-{lists.model}", None)
 
 
 def _draw_steps(axis: "Axes", removal: Removal) -> None:
@@ -160,7 +162,7 @@ def _draw_steps(axis: "Axes", removal: Removal) -> None:
                   markerfacecolor=SURFACE, linestyle=(0, (2, 2)), linewidth=1.2)  # fmt: skip
     axis.set(yscale="log", title=removal.name, xlim=(-0.4, len(names) - 0.6))
     axis.set_xticks(range(len(names)), [name.replace(" ", "\n", 1) for name in names])
-    axis.yaxis.set_major_formatter(lambda value, _: share(value))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     axis.grid(visible=True, axis="y")
 
 
@@ -180,13 +182,19 @@ def _latest_position(models: Sequence[ModelOutcome], name: str) -> float:
     return max(places)
 
 
-def _bars(removal: Removal) -> list[tuple[str, float, str]]:
-    fenced, erased = slowest(removal.requests)
-    bars = [(f"{removal.name}: fenced", fenced, GOOD), (f"{removal.name}: erased", erased, GOOD)]
-    return bars + [(f"retrain {m.name}", m.retrain_seconds, MUTED) for m in removal.models]
+def _bars(removals: Sequence[Removal]) -> list[tuple[str, float, str]]:
+    """Name, seconds and colour of each bar: the requests, then the slowest retrain of each model."""
+    bars: list[tuple[str, float, str]] = []
+    retrains: dict[str, float] = {}
+    for removal in removals:
+        fenced, erased = slowest(removal.requests)
+        bars += [(f"{removal.name}: fenced", fenced, GOOD), (f"{removal.name}: erased", erased, GOOD)]
+        for model in removal.models:
+            retrains[model.name] = max(model.retrain_seconds, retrains.get(model.name, 0.0))
+    return bars + [(f"retrain {name}", value, MUTED) for name, value in retrains.items()]
 
 
-def _short(title: str, width: int = 38) -> str:
+def _short(title: str, width: int = 42) -> str:
     return title if len(title) <= width else title[: width - 1].rstrip() + "…"
 
 

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .format import seconds, share
+from .format import power, seconds, share
 
 
 @dataclass(frozen=True)
@@ -219,9 +219,9 @@ def _removal_table(removal: Removal) -> Table:
         table.add_row(treatment.name, *(Text(share(m.treatments[row].others), style) for m in removal.models))
     table.add_section()
     table.add_row("shown by the model itself: at most", *(_proved(m) for m in removal.models))
-    table.add_row("distance to a retrain", *(f"{m.distance:.1e}" for m in removal.models))
+    table.add_row("distance to a retrain", *(power(m.distance) for m in removal.models))
     table.add_row(
-        "the model's own bound", *("-" if m.bound is None else f"{m.bound:.1e}" for m in removal.models)
+        "the model's own bound", *("-" if m.bound is None else power(m.bound) for m in removal.models)
     )
     return table
 
