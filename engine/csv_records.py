@@ -8,8 +8,7 @@ Quoting follows RFC 4180: a quote opens a field only at its very beginning, is d
 right before a separator or a line end. A quote elsewhere in an unquoted field is an ordinary character.
 """
 
-import csv
-import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -27,7 +26,9 @@ QUOTED_LINES: Final = 1000
 
 PLAIN: Final = 0  # one line, no quoted field
 QUOTED: Final = 1  # one line, quoted fields, no other quotes
-INTRICATE: Final = 2  # a line break in a quoted field, or stray quotes beside quoted fields
+INTRICATE: Final = (
+    2  # a break in a quoted field, a lone carriage return, or stray quotes beside quoted fields
+)
 BLANK: Final = 3  # nothing on the line
 BROKEN: Final = 4  # a quoted field that does not close
 
@@ -48,7 +49,7 @@ class Records:
     data : uint8 [n_bytes], the file without its byte-order mark.
     starts : int64 [n + 1], record k is ``data[starts[k]:starts[k + 1]]``, line end included.
     lines : int64 [n], 1-based physical line on which it begins.
-    fields : int64 [n], how many fields it has.
+    fields : int64 [n], how many fields it has; of a BROKEN one, up to the quote.
     kinds : uint8 [n], PLAIN, QUOTED, INTRICATE, BLANK or BROKEN.
     """
 
@@ -81,7 +82,7 @@ def find_records(data: bytes, separator: str = ",") -> Records:
     --------
     >>> found = find_records(b'user,item\n1,"a\nb"\n2,"c\n3,d\n')
     >>> found.lines.tolist(), found.fields.tolist(), found.kinds.tolist()
-    ([1, 2, 4, 5], [2, 2, 1, 2], [0, 2, 4, 0])
+    ([1, 2, 4, 5], [2, 2, 2, 2], [0, 2, 4, 0])
     """
     body = np.frombuffer(data, dtype=np.uint8)[3 if data.startswith(b"\xef\xbb\xbf") else 0 :]
     size = data.count(b"\n") + 1
@@ -105,7 +106,7 @@ def _scan(
     start, line, count = 0, 1, 0
     while start < data.size:
         at, n_fields, spanned = start, 1, 0
-        opening, quoted, stray, broken = True, False, False, False
+        opening, quoted, stray, lone, broken = True, False, False, False, False
         while at < data.size and data[at] != _LINE_FEED:
             if data[at] == _QUOTE and opening:
                 stop = _after_quoted(data, at, separator)
@@ -119,6 +120,7 @@ def _scan(
                 at = stop
                 continue
             stray |= data[at] == _QUOTE
+            lone |= data[at] == _RETURN and at + 1 < data.size and data[at + 1] != _LINE_FEED
             opening = data[at] == separator
             n_fields += opening
             at += 1
@@ -128,7 +130,7 @@ def _scan(
             kinds[count] = BROKEN
         elif empty:
             kinds[count] = BLANK
-        elif spanned > 0 or (quoted and stray):
+        elif spanned > 0 or lone or (quoted and stray):
             kinds[count] = INTRICATE
         else:
             kinds[count] = QUOTED if quoted else PLAIN
@@ -177,9 +179,11 @@ def parse_record(record: bytes, separator: str = ",") -> list[str]:
     >>> parse_record(b'1,"two, ""or"" 2"\r\n')
     ['1', 'two, "or" 2']
     """
-    # newline="" keeps a line break inside a quoted field as it is
-    text = io.StringIO(record.decode("utf-8").removesuffix("\n").removesuffix("\r"), newline="")
-    return next(csv.reader(text, delimiter=separator), [])
+    # not the csv module: it takes a lone carriage return for a line end
+    text = record.decode("utf-8").removesuffix("\n").removesuffix("\r")
+    mark = re.escape(separator)
+    fields = re.finditer(rf'(?:\A|{mark})(?:"((?:[^"]|"")*)"(?={mark}|\Z)|([^{mark}]*))', text)
+    return [m[2] if m[1] is None else m[1].replace('""', '"') for m in fields]
 
 
 def parse_records(
@@ -257,7 +261,8 @@ def _decodes(data: bytes) -> bool:
 
 
 def _schema(columns: Sequence[int]) -> dict[str, pl.DataType]:
-    return {"line": pl.Int64()} | {str(k): pl.String() for k in range(len(columns))}
+    schema: dict[str, pl.DataType] = {"line": pl.Int64()}
+    return schema | {str(k): pl.String() for k in range(len(columns))}
 
 
 def _parse_lines(

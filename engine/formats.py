@@ -141,7 +141,8 @@ def read_raw(path: Path, columns: Columns, format_name: str) -> RawTable:
                 raise InteractionFileError(f"{path} is empty (0 bytes); pass a file with interactions")
             if format_name == "parquet":
                 if found != "Parquet":
-                    raise _wrong_format(path, format_name, found or "text")
+                    text = "binary data" if b"\0" in head else "text"
+                    raise _wrong_format(path, format_name, found or text)
                 return _read_parquet(path, columns)
             if found is not None:
                 raise _wrong_format(path, format_name, found)
@@ -155,10 +156,7 @@ def read_raw(path: Path, columns: Columns, format_name: str) -> RawTable:
 
 def _found(head: bytes) -> str | None:
     """Name what the first bytes of a file show it to be; None for text."""
-    for magic, name in _MAGIC:
-        if head.startswith(magic):
-            return name
-    return "binary data" if b"\0" in head else None
+    return next((name for magic, name in _MAGIC if head.startswith(magic)), None)
 
 
 def _wrong_format(path: Path, expected: str, found: str) -> InteractionFileError:
@@ -202,7 +200,7 @@ def _read_separated(path: Path, data: bytes, columns: Columns, separator: str) -
     if missing:
         if _is_object(records.bytes_of(0)):
             raise _wrong_format(path, "tsv" if separator == "\t" else "csv", "NDJSON")
-        raise _lacking(path, missing, header, _separator_hint(header, data))
+        raise _lacking(path, missing, header, _separator_hint(header))
     for name in wanted.values():
         if header.count(name) > 1:
             raise InteractionFileError(
@@ -228,21 +226,23 @@ def _without_leading_blanks(records: Records) -> Records:
 def _header(path: Path, records: Records, separator: str) -> list[str]:
     if not records.kinds.size:
         raise InteractionFileError(f"{path} has only blank lines; pass a file with a header and rows")
+    if b"\0" in records.bytes_of(0):
+        raise _wrong_format(path, "csv", "binary data")
     if records.kinds[0] == BROKEN:
         raise InteractionFileError(
             f"{path}, line {records.lines[0]}: a quote in the header does not close; mend the header"
         )
+    if records.fields.size == 1 and b"\r" in records.bytes_of(0).rstrip(b"\r\n"):
+        raise InteractionFileError(f"{path} ends its lines with CR alone; save it with LF or CRLF line ends")
     try:
         return parse_record(records.bytes_of(0), separator)
     except UnicodeDecodeError as error:
         raise InteractionFileError(f"{path}: the header is not UTF-8; save the file as UTF-8") from error
 
 
-def _separator_hint(header: Sequence[str], data: bytes) -> str:
+def _separator_hint(header: Sequence[str]) -> str:
     if len(header) > 1:
         return ""
-    if b"\n" not in data and b"\r" in data:
-        return ", and end lines with LF or CRLF: this file has only CR"
     for mark, name, way_out in (("\t", "tabs", "format='tsv'"), (";", "semicolons", "commas instead")):
         if mark in header[0]:
             return f" (its header has {name}: use {way_out})"
@@ -354,22 +354,20 @@ def _is_object(text: bytes) -> bool:
 def _read_parquet(path: Path, columns: Columns) -> RawTable:
     wanted = columns.wanted()
     try:
-        schema = pl.read_parquet_schema(path)
+        file = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+        schema = file.collect_schema()
         missing = [name for name in wanted.values() if name not in schema]
         if missing:
             raise _lacking(path, missing, list(schema))
         for field, name in wanted.items():
             _check_type(path, field, name, schema[name])
-        frame = pl.read_parquet(path, columns=list(wanted.values()), glob=False)
+        lines = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("line")
+        frame = file.select(lines, *(pl.col(name).alias(field) for field, name in wanted.items())).collect()
     except pl.exceptions.PolarsError as error:
         raise InteractionFileError(
             f"{path} is a damaged Parquet file ({str(error).splitlines()[0]}); write or fetch it again"
         ) from error
-    frame = frame.select(pl.col(name).alias(field) for field, name in wanted.items())
-    lines = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("line")
-    return RawTable(
-        frame.select(lines, pl.all()), pl.DataFrame(schema={"line": pl.Int64, "reason": pl.String})
-    )
+    return RawTable(frame, pl.DataFrame(schema={"line": pl.Int64, "reason": pl.String}))
 
 
 def _check_type(path: Path, field: str, name: str, dtype: pl.DataType) -> None:

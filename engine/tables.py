@@ -403,7 +403,8 @@ def _instant(times: pl.Series) -> pl.Series:
     unix = _unix_microseconds(text.cast(pl.Float64, strict=False))
     if unix.null_count() == times.null_count():
         return unix.cast(utc)
-    return text.to_frame("text").select(unix.cast(utc).fill_null(_iso_instant(pl.col("text"))))["text"]
+    read = pl.coalesce(pl.col("unix").cast(utc), _iso_instant(pl.col("text")))
+    return pl.DataFrame({"unix": unix, "text": text}).select(read.alias("time"))["time"]
 
 
 def _unix_microseconds(number: pl.Series) -> pl.Series:

@@ -4,6 +4,7 @@ Nothing here is shipped with the package. A data set comes from the first of its
 content must match a pinned SHA-256 whatever the source, and its licence notice is shown on every load.
 """
 
+import contextlib
 import hashlib
 import http.client
 import io
@@ -114,7 +115,8 @@ def load_dataset(name: str, *, show_notice: Callable[[str], None] | None = None)
     Notes
     -----
     The cache is the user's cache directory, or what ``RECUNLEARN_CACHE_DIR`` names. A cached copy is
-    checked on every load and fetched again if it is damaged. A data set appears there whole or not at all.
+    checked on every load and fetched again if it is damaged. A data set appears there whole or not at all;
+    where it cannot be written, a warning is logged and the data are returned all the same.
 
     Examples
     --------
@@ -133,7 +135,7 @@ def load_dataset(name: str, *, show_notice: Callable[[str], None] | None = None)
         loaded = ratings, titles, source
     (show_notice or logger.warning)(described.notice)
     ratings, titles, source = loaded
-    return NamedDataset(name, _table(ratings, name), titles, described.notice, source)
+    return NamedDataset(name, table_from_frame(_parse(ratings), name), titles, described.notice, source)
 
 
 def cache_dir() -> Path:
@@ -222,7 +224,7 @@ def _read_cached(folder: Path, described: Description) -> tuple[bytes, dict[int 
         titles = dict(pl.read_parquet(folder / "titles.parquet").rows())
     except FileNotFoundError:
         return None
-    except (OSError, KeyError, msgspec.DecodeError, pl.exceptions.PolarsError) as error:
+    except (OSError, KeyError, ValueError, msgspec.DecodeError, pl.exceptions.PolarsError) as error:
         logger.warning("%s cannot be read and is fetched again: %s", folder, error)
         return None
     ratings = frame.write_csv(include_header=False, separator="\t").encode()
@@ -233,38 +235,43 @@ def _read_cached(folder: Path, described: Description) -> tuple[bytes, dict[int 
 
 
 def _store(folder: Path, ratings: bytes, titles: Mapping[int | str, str], source: str) -> None:
-    """Put a data set into the cache: written beside its place, then renamed into it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(folder.parent)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    """Put a data set into the cache; if that fails, say so and go on without."""
     try:
-        _parse(ratings).write_parquet(partial / "ratings.parquet")
-        pl.DataFrame({"item_id": list(titles), "title": list(titles.values())}).write_parquet(
-            partial / "titles.parquet"
-        )
-        manifest = {file.name: _sha256(file.read_bytes()) for file in sorted(partial.iterdir())}
-        (partial / "manifest.json").write_bytes(msgspec.json.encode(manifest | {"source": source}))
-        if folder.exists():  # damaged: out of the way first, a folder cannot be renamed over another
-            folder.rename(partial / "replaced")
-            shutil.rmtree(partial / "replaced")
-        partial.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder.parent)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+        try:
+            _write(partial, ratings, titles, source)
+            if folder.exists():  # damaged: out of the way first, a folder cannot be renamed over another
+                folder.rename(partial / "replaced")
+                shutil.rmtree(partial / "replaced")
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if not (folder / "manifest.json").exists():  # else another process was faster
-            raise DatasetError(
-                f"{folder} cannot be written: {error.strerror or error}; set {CACHE_VARIABLE} to a folder "
-                "that can"
-            ) from error
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        logger.warning(
+            "%s cannot be written (%s), so the next load fetches again; set %s to a folder that can",
+            folder,
+            error.strerror or error,
+            CACHE_VARIABLE,
+        )
+
+
+def _write(partial: Path, ratings: bytes, titles: Mapping[int | str, str], source: str) -> None:
+    """Write the files of a data set and, last, the manifest with their checksums."""
+    _parse(ratings).write_parquet(partial / "ratings.parquet")
+    by_item = pl.DataFrame({"item_id": list(titles), "title": list(titles.values())})
+    by_item.write_parquet(partial / "titles.parquet")
+    manifest = {file.name: _sha256(file.read_bytes()) for file in sorted(partial.iterdir())}
+    (partial / "manifest.json").write_bytes(msgspec.json.encode(manifest | {"source": source}))
 
 
 def _remove_stale(cache: Path) -> None:
     """Remove what a killed process left half-written."""
     for partial in cache.glob(".partial-*"):
-        if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another process may clear it away too
+            if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def _sha256(data: bytes) -> str:
@@ -275,10 +282,6 @@ def _parse(ratings: bytes) -> pl.DataFrame:
     names = ["user_id", "item_id", "value", "time"]
     text = pl.read_csv(ratings, has_header=False, separator="\t", new_columns=names, infer_schema=False)
     return text.select(pl.all().cast(pl.Int64))
-
-
-def _table(ratings: bytes, name: str) -> InteractionTable:
-    return table_from_frame(_parse(ratings), name)
 
 
 # -- the sources -------------------------------------------------------------------------------------
@@ -316,6 +319,8 @@ def _open(source: Source, archive: bytes, content_sha256: str) -> tuple[bytes, d
         raise DatasetError(f"{source.file_name} cannot be unpacked: {error}") from error
     if (found := _sha256(ratings)) != content_sha256:
         raise DatasetError(f"SHA-256 of the ratings is {found}, not {content_sha256}")
+    if untitled := set(_parse(ratings)["item_id"]) - set(titles):
+        raise DatasetError(f"{len(untitled)} items have no title, among them item {min(untitled)}")
     return ratings, titles
 
 
