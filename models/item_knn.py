@@ -31,7 +31,7 @@ def weigh(rows: Interactions, weighting: Weighting) -> Interactions:
     values = rows.data.astype(np.float64)
     if weighting != "cosine":
         sizes = np.diff(rows.indptr)
-        idf = np.repeat(np.log(float(rows.shape[1])) - np.log1p(sizes), sizes)
+        idf = np.repeat(np.log(max(rows.shape[1], 1)) - np.log1p(sizes), sizes)
         values = idf if weighting == "bm25" else np.sqrt(values) * idf
     return _with_values(rows, values)
 
@@ -171,7 +171,7 @@ class ItemKNN(ItemModel):
         else:
             factor = bm25_factor(user_items, self.K1, self.B)
         lists = _empty_lists(everything.size, self.K)
-        kernels.rank_rows(everything, *pairs.arrays, factor, *lists)
+        _rank(everything, pairs, factor, lists)
         self._similarity = _pack(*lists)
         self._pairs, self._factor = (None, None) if units is None else (pairs, factor)
 
@@ -209,7 +209,7 @@ class ItemKNN(ItemModel):
             factor = old_factor.copy()
             factor[touched] = _inverse_norms(pairs.diagonal(touched))
             again = _stale_lists(pairs, touched, factor, old_factor, lists)
-        kernels.rank_rows(again, *pairs.arrays, factor, *lists)
+        _rank(again, pairs, factor, lists)
         self._similarity, self._factor = _pack(*lists), factor
 
     def _score_row(self, items: NDArray[np.int32], values: FloatArray) -> tuple[FloatArray, BoolArray]:
@@ -336,6 +336,11 @@ def _pack(ids: NDArray[np.int32], scores: FloatArray, counts: IntVector) -> Inte
     return lists
 
 
+def _rank(items: IntVector, pairs: CoOccurrence, factor: FloatArray, lists: Lists) -> None:
+    with kernels.threads_for(float(pairs.length[items].sum())):
+        kernels.rank_rows(items, *pairs.arrays, factor, *lists)
+
+
 def _stale_lists(
     pairs: CoOccurrence, touched: IntVector, factor: FloatArray, old_factor: FloatArray, lists: Lists
 ) -> IntVector:
@@ -346,5 +351,6 @@ def _stale_lists(
     if others <= int(pairs.length[touched].sum()):
         return np.arange(factor.size)  # to rank them all reads less
     is_stale = np.zeros(factor.size, dtype=np.bool_)
-    kernels.update_neighbours(touched, is_touched, *pairs.arrays, factor, old_factor, *lists, is_stale)
+    with kernels.threads_for(float(pairs.length[touched].sum())):
+        kernels.update_neighbours(touched, is_touched, *pairs.arrays, factor, old_factor, *lists, is_stale)
     return np.flatnonzero(is_touched | is_stale)

@@ -7,7 +7,8 @@ at import. Each has a slow twin in the tests, written from the definition.
 Code that may run in several threads at once (serving) calls serial kernels only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import numba
@@ -24,6 +25,30 @@ def kernel(function: F) -> F:
 def parallel_kernel(function: F) -> F:
     """Compile ``function`` with its ``numba.prange`` loops spread over the threads."""
     return cast(F, numba.njit(cache=True, nogil=True, fastmath=False, parallel=True)(function))
+
+
+_OPERATIONS_PER_THREAD = 2**18
+
+
+@contextmanager
+def threads_for(operations: float) -> Iterator[None]:
+    """Run parallel kernels on as many threads as the work pays for.
+
+    Waking a thread costs microseconds on an idle machine and a scheduler's slice on a busy one: small work
+    stays on the calling thread. The results of these kernels do not depend on the number of threads.
+
+    Examples
+    --------
+    >>> with threads_for(10):
+    ...     numba.get_num_threads()
+    1
+    """
+    before = numba.get_num_threads()
+    numba.set_num_threads(max(1, min(before, int(operations) // _OPERATIONS_PER_THREAD)))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
 
 
 COARSE_BITS = 24
@@ -67,19 +92,30 @@ def sparse_times_dense(indptr: Any, indices: Any, data: Any, matrix: Any, out: A
 
 
 @parallel_kernel
-def add_symmetric_low_rank(matrix: Any, rows: Any, signs: Any) -> None:
-    """Add ``rows' diag(signs) rows`` to ``matrix`` [n, n] in place; rows float64 [k, n], signs float64 [k].
+def add_symmetric_low_rank(matrix: Any, rows: Any, signs: Any, probe: Any, products: Any) -> None:
+    """Add ``rows' diag(signs) rows`` to ``matrix`` [n, n] in place and multiply the result by ``probe``.
 
-    One pass over the matrix; ``M_ij`` and ``M_ji`` get the same bits.
+    rows float64 [k, n], signs float64 [k], probe float64 [n]. ``M_ij`` and ``M_ji`` get the same bits.
+    ``products`` float64 [stripes, n] is written: its rows sum to the probe's product with the symmetric
+    result. One pass over the matrix: each row is measured while it is in the cache.
     """
-    n = matrix.shape[0]
-    for i in numba.prange(n):
-        target = matrix[i]
-        for r in range(rows.shape[0]):
-            row = rows[r]
-            at = signs[r] * row[i]
+    n, stripes = matrix.shape[0], products.shape[0]
+    for stripe in numba.prange(stripes):
+        product = products[stripe]
+        product[:] = 0.0
+        for i in range(stripe * n // stripes, (stripe + 1) * n // stripes):
+            target, weight = matrix[i], probe[i]
+            for r in range(rows.shape[0] - 1):
+                row = rows[r]
+                at = signs[r] * row[i]
+                for j in range(n):
+                    target[j] += at * row[j]
+            row = rows[rows.shape[0] - 1]
+            at = signs[rows.shape[0] - 1] * row[i]
             for j in range(n):
-                target[j] += at * row[j]
+                value = target[j] + at * row[j]
+                target[j] = value
+                product[j] += value * weight
 
 
 @parallel_kernel

@@ -85,15 +85,10 @@ def gram(user_items: Interactions) -> IntArray | FloatArray:
     array([[ 1,  3],
            [ 3, 10]])
     """
-    n_items = user_items.shape[1]
     by_user, by_item = csr_arrays(user_items), csr_arrays(user_items.tocsc())
-    if not gram_is_exact(user_items):
-        out = np.empty((n_items, n_items))
-        kernels.gram_rows(0, *by_item, *by_user, out)
-        return out
-    exact = np.empty((n_items, n_items), dtype=np.int64)
-    kernels.exact_gram_rows(0, *by_item, *by_user, 1.0, exact, np.empty((n_items, 0), dtype=np.int64))
-    return exact
+    units = 1.0 if gram_is_exact(user_items) else None
+    with kernels.threads_for(_pairs_in(user_items)):
+        return _dense_rows(0, user_items.shape[1], by_item, by_user, units)[0]
 
 
 def subtract_gram(gram: NDArray[Any], before: Interactions, after: Interactions) -> None:
@@ -160,31 +155,19 @@ class CoOccurrence:
         """
         n_items = weights.shape[1]
         by_user, by_item = csr_arrays(weights), csr_arrays(weights.tocsc())
-        has_fine = units == COARSE_UNITS
-        height = max(1, min(n_items, _BLOCK_BYTES // (8 * max(1, n_items))))
-        length = np.zeros(n_items, dtype=np.int64)
-        columns: list[Any] = []
-        coarse: list[Any] = []
-        fine: list[Any] = []
-        for first in range(0, n_items, height):
-            rows = min(height, n_items - first)
-            whole = np.empty((rows, n_items), dtype=np.int64 if units else np.float64)
-            parts = np.empty((rows, n_items if has_fine else 0), dtype=np.int64)
-            if units:
-                kernels.exact_gram_rows(first, *by_item, *by_user, units, whole, parts)
-            else:
-                kernels.gram_rows(first, *by_item, *by_user, whole)
-            nonzero = kernels.count_nonzero_rows(whole, parts)
-            length[first : first + rows] = nonzero
-            for kept, out in zip(
-                kernels.compress_rows(whole, parts, nonzero), (columns, coarse, fine), strict=True
-            ):
-                out.append(kept)
-        start = (np.cumsum(length) - length).astype(np.int64)
-        whole_dtype = np.int64 if units else np.float64
-        return cls(
-            start, length, _join(columns, np.int32), _join(coarse, whole_dtype), _join(fine), units or 1.0
-        )
+        height = max(1, _BLOCK_BYTES // (8 * max(1, n_items)))
+        blocks = []
+        with kernels.threads_for(_pairs_in(weights)):
+            for first in range(0, n_items, height):
+                block = _dense_rows(first, min(height, n_items - first), by_item, by_user, units)
+                nonzero = kernels.count_nonzero_rows(*block)
+                blocks.append((nonzero, *kernels.compress_rows(*block, nonzero)))
+        if not blocks:
+            blocks = [
+                (np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64))
+            ]
+        length, columns, coarse, fine = (np.concatenate(part) for part in zip(*blocks, strict=True))
+        return cls(np.cumsum(length) - length, length, columns, coarse, fine, units or 1.0)
 
     @property
     def arrays(self) -> SumArrays:
@@ -212,19 +195,27 @@ class CoOccurrence:
         """
         change: Interactions = sp.vstack([before, after], format="csr")
         signs = np.repeat(np.array([-1, 1], dtype=np.int64), [before.shape[0], after.shape[0]])
-        kernels.change_rows(
-            items,
-            signs,
-            *csr_arrays(change.tocsc()),
-            *csr_arrays(change),
-            self.units,
-            self.start,
-            self.length,
-            self.columns,
-            self.coarse,
-            self.fine,
-        )
+        by_item, by_row = csr_arrays(change.tocsc()), csr_arrays(change)
+        sums = self.start, self.length, self.columns, self.coarse, self.fine
+        with kernels.threads_for(float(self.length[items].sum()) + _pairs_in(change)):
+            kernels.change_rows(items, signs, *by_item, *by_row, self.units, *sums)
 
 
-def _join(parts: list[Any], dtype: Any = np.int64) -> NDArray[Any]:
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
+def _dense_rows(
+    first: int, rows: int, by_item: CsrArrays, by_user: CsrArrays, units: float | None
+) -> tuple[NDArray[Any], IntArray]:
+    """Sum up a block of rows; whole [rows, n_items], fine [rows, n_items or 0]."""
+    n_items = by_item[0].size - 1
+    parts = np.empty((rows, n_items if units == COARSE_UNITS else 0), dtype=np.int64)
+    whole = np.empty((rows, n_items), dtype=np.int64 if units else np.float64)
+    if units:
+        kernels.exact_gram_rows(first, *by_item, *by_user, units, whole, parts)
+    else:
+        kernels.gram_rows(first, *by_item, *by_user, whole)
+    return whole, parts
+
+
+def _pairs_in(rows: Interactions) -> float:
+    """Count the pairs of items in the rows, ``sum_u |N(u)|^2``: what it costs to sum them up."""
+    sizes = np.diff(rows.indptr).astype(np.float64)
+    return float(sizes @ sizes)
