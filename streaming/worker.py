@@ -1,0 +1,174 @@
+"""The loop: poll -> ledger -> commit on one thread, pending requests -> engine on the other.
+
+So a request is durable and its user fenced within moments, however long a solve takes; what arrives
+during a solve joins the next batch.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..engine.engine import Engine
+from ..engine.fence import FenceKey
+from ..engine.ledger import DeadLetter, Ledger, Received
+from .events import FORMATS, UnreadableEvent
+from .source import EventSource, Record
+
+_POLL_SECONDS = 0.2
+_POLL_LIMIT = 1000
+_BATCH_LIMIT = 10_000
+_REUSED = "the request id was used for another subject before"
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class WorkerReport:
+    """What a worker did: requests recorded, erased and failed, records set aside, versions published."""
+
+    recorded: int = 0
+    erased: int = 0
+    failed: int = 0
+    dead_letters: int = 0
+    versions: int = 0
+
+
+def take_in(
+    source: EventSource, name: str, ledger: Ledger, records: Sequence[Record], format_name: str
+) -> WorkerReport:
+    """Record what was polled, durably, then commit it: the order that loses nothing.
+
+    Parameters
+    ----------
+    name : of the source, under which the ledger keeps its positions.
+    format_name : a key of :data:`~.events.FORMATS`.
+
+    Returns
+    -------
+    How many requests were new, and how many records were set aside.
+    """
+    received: list[tuple[Record, Received]] = []
+    letters: list[tuple[Record, str]] = []
+    for record in records:
+        try:
+            request = FORMATS[format_name](record)
+        except UnreadableEvent as error:
+            letters.append((record, str(error)))
+        else:
+            received.append((record, Received(request, record.partition, record.offset)))
+    conflicts = ledger.conflicts([entry for _, entry in received])
+    letters += [(received[place][0], _REUSED) for place in sorted(conflicts)]
+    for record, reason in letters:
+        source.dead_letter(record, reason)
+        _log.error("a record was set aside: %s %d: %s", record.partition, record.offset, reason)
+    positions: dict[str, int] = {}
+    for record in records:
+        positions[record.partition] = max(record.offset + 1, positions.get(record.partition, 0))
+    recorded = ledger.record(
+        [entry for place, (_, entry) in enumerate(received) if place not in conflicts],
+        source=name,
+        positions=positions,
+        dead_letters=[DeadLetter(record.partition, record.offset, reason) for record, reason in letters],
+    )
+    source.commit(positions)
+    return WorkerReport(recorded=recorded, dead_letters=len(letters))
+
+
+class Worker:
+    """Works off deletion events until it is told to stop, or until there are none.
+
+    Parameters
+    ----------
+    engine : the writer of the state.
+    open_source : makes the source, on the intake's thread; it alone uses it.
+    source_name : under which the ledger keeps positions: ``"journal"``, or the topic's name.
+    once : end when the source is drained and nothing waits.
+    on_batch : called with the size of each batch before it is worked off.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        open_source: Callable[[], EventSource],
+        source_name: str = "journal",
+        *,
+        once: bool = False,
+        format_name: str = "json",
+        on_batch: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        self.report = WorkerReport()
+        self._engine, self._open_source, self._source_name = engine, open_source, source_name
+        self._once, self._format_name, self._on_batch = once, format_name, on_batch
+        self._stop, self._arrived = threading.Event(), threading.Event()
+        self._intake_ended = threading.Event()
+        self._intake_error: BaseException | None = None
+
+    def stop(self) -> None:
+        """End after the batch that is being worked off; safe in a signal handler."""
+        self._stop.set()
+        self._arrived.set()
+
+    def run(self) -> WorkerReport:
+        """Work until stopped, or drained if ``once``.
+
+        Raises
+        ------
+        Exception
+            Whatever ended the intake or the engine; all that was recorded waits for the next run.
+        """
+        intake = threading.Thread(target=self._take_in_all, name="intake")
+        intake.start()
+        try:
+            self._work()
+        finally:
+            self.stop()
+            intake.join()
+        if self._intake_error is not None:
+            raise self._intake_error
+        return self.report
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            self._arrived.clear()
+            drained = self._intake_ended.is_set()
+            batch = self._engine.ledger.pending(_BATCH_LIMIT)
+            if batch:
+                self._on_batch(len(batch))
+                before = self._engine.manifest.version
+                report = self._engine.apply(batch)
+                self.report.erased += report.erased
+                self.report.failed += report.failed
+                self.report.versions += report.version - before
+            elif drained:
+                return
+            else:
+                self._arrived.wait()
+
+    def _take_in_all(self) -> None:
+        """Run the intake: the thread's main function."""
+        try:
+            with Ledger(self._engine.paths.ledger, FenceKey.load(self._engine.paths)) as ledger:
+                source = self._open_source()
+                try:
+                    source.seek(ledger.positions(self._source_name))
+                    self._poll_until_told(source, ledger)
+                finally:
+                    source.close()
+        except BaseException as error:  # noqa: BLE001  handed to the main thread, which raises it
+            self._intake_error = error
+            self._stop.set()
+        finally:
+            self._intake_ended.set()
+            self._arrived.set()
+
+    def _poll_until_told(self, source: EventSource, ledger: Ledger) -> None:
+        while not self._stop.is_set():
+            records = source.poll(_POLL_SECONDS, _POLL_LIMIT)
+            if not records:
+                if self._once:
+                    return
+                continue
+            taken = take_in(source, self._source_name, ledger, records, self._format_name)
+            self.report.recorded += taken.recorded
+            self.report.dead_letters += taken.dead_letters
+            self._arrived.set()
