@@ -168,6 +168,19 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def url_of(listener: socket.socket) -> str:
+    """Return the URL that reaches a listening socket.
+
+    Examples
+    --------
+    >>> with listen("127.0.0.1", 0) as listener:
+    ...     url_of(listener).startswith("http://127.0.0.1:")
+    True
+    """
+    host, port, *_ = listener.getsockname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def serve(reader: SnapshotReader, status: Status, listener: socket.socket) -> None:
     """Answer requests until SIGTERM or SIGINT; answers under way are finished first.
 

@@ -55,10 +55,10 @@ def _not_served(seen: Seen) -> Check:
     fenced = max((slowest(removal.requests)[0] for removal in seen.removals), default=0.0)
     noticed = sum(len(watch.gone) for watch in seen.watches)
     return Check(
+        "serving them",
         "Nobody who was deleted is served; the answer is that of somebody who never existed.",
         bool(seen.refusals) and refused == len(seen.refusals) == noticed,
-        f"{refused} of {len(seen.refusals)} accounts: 404, byte for byte the same; "
-        f"fenced within {seconds(fenced)}",
+        f"{refused} of {len(seen.refusals)} accounts: 404 as if unknown, fenced within {seconds(fenced)}",
     )
 
 
@@ -67,10 +67,10 @@ def _influence_gone(outcomes: Sequence[ModelOutcome]) -> Check:
     worst = max((o.remaining for o in outcomes), default=0.0)
     rows_only = min((o.treatments[1].others for o in outcomes), default=0.0)
     return Check(
+        "influence",
         "Their influence is gone from everybody else's recommendations, not only their rows.",
         bool(good) and all(good),
-        f"at most {share(worst)} is left, measured against a retrain; "
-        f"only dropping the rows leaves {share(rows_only)}",
+        f"{share(worst)} left at most (dropping rows: {share(rows_only)}), against a retrain",
     )
 
 
@@ -78,6 +78,7 @@ def _proofs_true(outcomes: Sequence[ModelOutcome]) -> Check:
     true = sum(o.proof_holds for o in outcomes)
     certified = sum(o.certified for o in outcomes)
     return Check(
+        "proofs",
         "What the models proved about themselves, without a retrain, is true.",
         bool(outcomes) and true == certified == len(outcomes),
         f"{certified} of {len(outcomes)} certified, {true} of {len(outcomes)} confirmed by a retrain",
@@ -87,6 +88,7 @@ def _proofs_true(outcomes: Sequence[ModelOutcome]) -> Check:
 def _nobody_else_lost(seen: Seen) -> Check:
     kept = seen.status.get("interactions", -1)
     return Check(
+        "the others",
         "Nothing else was forgotten.",
         kept == seen.expected_interactions,
         f"{count(kept)} interactions are kept, {count(seen.expected_interactions)} should be",
@@ -99,6 +101,7 @@ def _no_stumble(watches: Sequence[Watch]) -> Check:
     versions = {version for watch in watches for version in watch.versions}
     worst = max((watch.slowest for watch in watches), default=0.0)
     return Check(
+        "serving",
         "Serving did not notice: no error, no version that went back.",
         not stumbles and answers > 0 and len(versions) > len(watches),
         f"{count(answers)} answers over {len(versions)} versions, {len(stumbles)} stumbles, "
@@ -109,6 +112,7 @@ def _no_stumble(watches: Sequence[Watch]) -> Check:
 def _nothing_on_disk(verified: Mapping[str, Any]) -> Check:
     scan = verified["scan"]
     return Check(
+        "on disk",
         "No file under the state directory holds any of it.",
         bool(verified["ok"]) and not scan["found"] and scan["files"] > 0,
         f"{count(scan['files'])} files, {scan['bytes'] / 1e6:.1f} MB scanned: {len(scan['found'])} remains",
@@ -118,6 +122,7 @@ def _nothing_on_disk(verified: Mapping[str, Any]) -> Check:
 def _receipts(seen: Seen) -> Check:
     receipts, asked = seen.verified["receipts"], sum(len(r.requests) for r in seen.removals)
     return Check(
+        "receipts",
         "Every request has a signed receipt that verifies.",
         receipts["count"] == asked and bool(receipts["valid"]),
         f"{count(receipts['count'])} receipts for {count(asked)} requests",

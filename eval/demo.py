@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import polars as pl
 from rich.console import Console
 
@@ -20,12 +21,17 @@ from .. import __version__
 from ..engine.tables import read_interactions, to_matrix
 from .cast import Cast, choose_cast
 from .claims import Seen, check_claims
+from .datasets import DatasetError, load_dataset
 from .environment import describe_environment
+from .format import seconds
 from .outcome import measure
-from .processes import interrupted_by_sigterm, run_command
-from .report import Dataset, Lists, Removal, Report, write_report
+from .processes import CommandError, interrupted_by_sigterm, run_command
+from .report import Dataset, Lists, Removal, Report, as_record, verdict, write_report
 from .stages import Stages
 from .story import Material, Stage, Story, play
+
+FORESEEN = (CommandError, DatasetError, ValueError)
+"""What may go wrong, with a message for people: a command, the data set, data too few or unreadable."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,24 @@ class DemoOptions:
     interactions: int = 200
     keep: bool = False
     models: tuple[str, ...] = ("spectral_mf", "ease", "item_knn")
+
+
+def show_demo(options: DemoOptions, *, as_json: bool) -> bool:
+    """Play the demo for people, or machines; tells whether every claim held.
+
+    Progress and notices go to standard error, the verdict (or the record, as JSON) to standard output.
+    """
+    from rich.text import Text
+
+    aside, console = Console(stderr=True), Console()
+    report = run_demo(options, aside)
+    if as_json:
+        console.file.write(msgspec.json.encode(as_record(report)).decode() + "\n")
+        return report.ok
+    console.print(verdict(report))
+    page = (options.output / "report.html").resolve()
+    console.print(Text(f"{seconds(report.seconds)}; the whole report: {page.as_uri()}"), soft_wrap=True)
+    return report.ok
 
 
 def run_demo(options: DemoOptions, console: Console) -> Report:
@@ -92,14 +116,14 @@ def _workspace(options: DemoOptions) -> Iterator[Path]:
 
 def _material(options: DemoOptions, console: Console) -> Material:
     if options.data is None:
-        from .datasets import load_dataset
-
-        named = load_dataset("movielens-100k")
+        named = load_dataset(
+            "movielens-100k",
+            show_notice=lambda text: console.print(text, style="dim", highlight=False, soft_wrap=True),
+        )
         # A rating says that somebody chose the film: what is recommended from here are choices.
         table = replace(named.table, frame=named.table.frame.with_columns(value=pl.lit(1.0)))
         titles, notice = named.titles, named.notice
         name, source = named.name, named.source
-        console.print(notice, style="dim", highlight=False)
     else:
         table, titles, notice = read_interactions(options.data), {}, ""
         name, source = options.data.name, "a file of one's own"

@@ -8,6 +8,7 @@ Scores are kept as products ``left @ right`` and never formed as a whole: factor
 ``X B`` for an item-item model. A factorisation is compared in the norm that its own proof is stated in.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
@@ -19,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..models.base import Change, ForgettableModel, Interactions, IntVector, plan_change
 
 FloatMatrix: TypeAlias = NDArray[np.float64]
+FloatVector: TypeAlias = NDArray[np.float64]
 Matrix: TypeAlias = FloatMatrix | sp.csr_matrix[Any]
 
 ORACLE_TIGHTER = 1e-2
@@ -121,6 +123,7 @@ class Controls:
         what was learned from them stays as it is.
     retrained : the oracle's scores.
     oracle : the model fitted from scratch on what is kept, without the rows and columns that are empty then.
+    oracle_seconds : how long that fit took.
     users, items : int64, which rows and columns those are that it has.
     others : int64, the rows of everybody else: users with kept interactions whom the removal did not touch.
     """
@@ -129,6 +132,7 @@ class Controls:
     rows_only: Scores
     retrained: Scores
     oracle: ForgettableModel
+    oracle_seconds: float
     users: IntVector
     items: IntVector
     others: IntVector
@@ -217,12 +221,16 @@ def controls(
     change = plan_change(model.user_items, nobody, users, pair_users, pair_items)
     before, kept = scores_of(model), change.user_items
     rows, columns = np.flatnonzero(np.diff(kept.indptr) > 0), np.unique(kept.indices).astype(np.int64)
-    oracle = retrain(model, kept[rows][:, columns])
+    compact = kept[rows][:, columns]
+    started = time.perf_counter()
+    oracle = retrain(model, compact)
+    elapsed = time.perf_counter() - started
     return Controls(
         nothing=before,
         rows_only=_rows_only(before, change),
         retrained=scores_of(oracle).placed(rows, columns, before.shape),
         oracle=oracle,
+        oracle_seconds=elapsed,
         users=rows,
         items=columns,
         others=np.setdiff1d(rows, change.users),
@@ -243,20 +251,24 @@ def influence(before: Scores, published: Scores, oracle: Scores, rows: IntVector
     >>> influence(Scores(3 * one, one), Scores(2.5 * one, one), Scores(2 * one, one), np.array([0])).erased
     0.5
     """
-    zero = Scores(np.zeros((oracle.shape[0], 0)), np.zeros((0, oracle.shape[1])))
     return Influence(
-        norm=distance(oracle, zero, rows),
-        removed=distance(before, oracle, rows),
-        left=distance(published, oracle, rows),
+        norm=_norm(row_norms(oracle), rows),
+        removed=_norm(row_distances(before, oracle), rows),
+        left=_norm(row_distances(published, oracle), rows),
     )
 
 
 def distance(a: Scores, b: Scores, rows: IntVector) -> float:
-    """Frobenius distance of two score matrices over ``rows``.
+    """Frobenius distance of two score matrices over ``rows``; see :func:`row_distances`."""
+    return _norm(row_distances(a, b), rows)
 
-    Factors: ``|P1 Q1' - P2 Q2'|_F = |R_P R_Q'|_F`` with R from the QR factorisations of ``[P1 P2]`` and
-    ``[Q1 -Q2]``, so that equal parts cancel before anything is squared: accurate to rounding of ``|S|``,
-    where a difference of Grams would lose half of the digits. Anything else block by block.
+
+def row_distances(a: Scores, b: Scores) -> FloatVector:
+    """Euclidean distance of each user's scores: float64 [n_users].
+
+    Factors: ``|p1 Q1' - p2 Q2'| = |[p1 p2] R'|`` with R from the QR factorisation of ``[Q1 -Q2]``, so that
+    equal parts cancel before anything is squared: accurate to rounding of the scores, where a difference
+    of Grams would lose half of the digits. Anything else block by block.
 
     Raises
     ------
@@ -268,13 +280,21 @@ def distance(a: Scores, b: Scores, rows: IntVector) -> float:
             f"scores of shape {a.shape} and {b.shape} cannot be compared; place one in the other"
         )
     if _is_thin(a) and _is_thin(b):
-        return _factored_distance(a, b, rows)
+        left = np.hstack([cast(FloatMatrix, a.left), cast(FloatMatrix, b.left)])
+        right = np.vstack([cast(FloatMatrix, a.right), -cast(FloatMatrix, b.right)]).T
+        return _row_norms(left @ _triangle(right).T)
     block = max(1, _BLOCK_ENTRIES // max(1, a.shape[1]))
-    squares = 0.0
-    for start in range(0, rows.size, block):
-        part = rows[start : start + block]
-        squares += float(np.square(_dense(a.left[part] @ a.right) - _dense(b.left[part] @ b.right)).sum())
-    return float(np.sqrt(squares))
+    parts = [slice(start, start + block) for start in range(0, a.shape[0], block)]
+    return np.concatenate(
+        [np.zeros(0)]
+        + [_row_norms(_dense(a.left[part] @ a.right) - _dense(b.left[part] @ b.right)) for part in parts]
+    )
+
+
+def row_norms(scores: Scores) -> FloatVector:
+    """Euclidean norm of each user's scores: float64 [n_users]."""
+    users, items = scores.shape
+    return row_distances(scores, Scores(np.zeros((users, 0)), np.zeros((0, items))))
 
 
 def weight_distance(a: Matrix, b: Matrix) -> tuple[float, float]:
@@ -302,14 +322,13 @@ def _is_thin(scores: Scores) -> bool:
     return dense and 2 * scores.left.shape[1] <= scores.shape[1]
 
 
-def _factored_distance(a: Scores, b: Scores, rows: IntVector) -> float:
-    if not rows.size:
-        return 0.0
-    left = np.hstack([cast(FloatMatrix, a.left)[rows], cast(FloatMatrix, b.left)[rows]])
-    right = np.vstack([cast(FloatMatrix, a.right), -cast(FloatMatrix, b.right)]).T
-    if not left.shape[1]:
-        return 0.0
-    return float(np.linalg.norm(_triangle(left) @ _triangle(right).T))
+def _row_norms(matrix: FloatMatrix) -> FloatVector:
+    norms: FloatVector = np.linalg.norm(matrix, axis=1)
+    return norms
+
+
+def _norm(values: FloatVector, rows: IntVector) -> float:
+    return float(np.linalg.norm(values[rows]))
 
 
 def _triangle(matrix: FloatMatrix) -> FloatMatrix:

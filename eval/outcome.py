@@ -12,15 +12,16 @@ import polars as pl
 from ..engine.requests import ExternalId
 from ..engine.state import StatePaths
 from ..engine.version import read_current, read_ids, read_manifest, read_models
-from ..models.base import ForgettableModel, Interactions, IntVector
+from ..models.base import ForgettableModel, Interactions, IntVector, Proof
 from .oracle import (
-    Controls,
+    FloatVector,
     Influence,
     Scores,
     controls,
-    distance,
     influence,
     item_weights_of,
+    row_distances,
+    row_norms,
     scores_of,
     weight_distance,
 )
@@ -103,62 +104,85 @@ def measure(before: Published, after: Published, asked: Asked) -> Iterator[Model
         yield _outcome(model, after.models[name], rows)
 
 
+class _Against:
+    """A removal's controls with the distance of each user's scores to the retrain: [n_users] each."""
+
+    def __init__(self, before: ForgettableModel, rows: tuple[IntVector, IntVector, IntVector]) -> None:
+        self.controls = controls(before, *rows)
+        self.others = self.controls.others
+        self.everybody = np.arange(self.controls.nothing.shape[0], dtype=np.int64)
+        self.norms = row_norms(self.controls.retrained)
+        self.nothing = self.to_retrain(self.controls.nothing)
+        self.rows_only = self.to_retrain(self.controls.rows_only)
+
+    def to_retrain(self, scores: Scores) -> FloatVector:
+        return row_distances(scores, self.controls.retrained)
+
+    def influence(self, distances: FloatVector, rows: IntVector | None = None) -> Influence:
+        """Judge distances over ``rows``; None: over everybody whom the removal did not touch."""
+        chosen = self.others if rows is None else rows
+        norm, removed, left = (
+            float(np.linalg.norm(values[chosen])) for values in (self.norms, self.nothing, distances)
+        )
+        return Influence(norm, removed, left)
+
+    def oracle_share(self, oracle_bound: float) -> float:
+        """Turn the oracle's own uncertainty into a share of the influence; rounding at the least."""
+        removed = self.influence(self.nothing).removed
+        uncertain = max(oracle_bound, float(np.finfo(np.float64).eps)) * float(np.linalg.norm(self.norms))
+        return uncertain / removed if removed else 0.0
+
+
 def _outcome(
     before: ForgettableModel, after: ForgettableModel, rows: tuple[IntVector, IntVector, IntVector]
 ) -> ModelOutcome:
-    against = controls(before, *rows)
-    published = against.place(scores_of(after))
-    measured = influence(against.nothing, published, against.retrained, against.others)
-    proof, oracle_proof = after.proof(), against.oracle.proof()
-    oracle_bound = oracle_proof.bound or 0.0
-    weighted = not hasattr(after, "user_factors")
+    against = _Against(before, rows)
+    oracle, proof = against.controls.oracle, after.proof()
+    published = against.to_retrain(against.controls.place(scores_of(after)))
+    oracle_bound = oracle.proof().bound or 0.0
     return ModelOutcome(
         name=type(after).name,
         exact=proof.exact,
         treatments=list(_treatments(against, published)),
-        steps=list(_steps(before, rows, against, measured, None if proof.exact else proof.erased_at_least)),
-        distance=measured.distance,
-        proof_distance=_proof_distance(after, against.oracle),
-        largest_difference=_largest(after, against.oracle) if weighted else None,
+        steps=list(_steps(before, rows, against, published, proof)),
+        distance=against.influence(published).distance,
+        proof_distance=_proof_distance(after, oracle),
+        largest_difference=None if hasattr(after, "user_factors") else _largest(after, oracle),
         bound=proof.bound,
         erased_at_least=proof.erased_at_least,
         certified=proof.certified,
         reason=proof.reason,
         oracle_bound=oracle_bound,
-        oracle_share=_oracle_share(against, measured, oracle_bound),
-        retrain_seconds=_timed_fit(after),
+        oracle_share=against.oracle_share(oracle_bound),
+        retrain_seconds=against.controls.oracle_seconds if proof.exact else _timed_fit(after),
     )
 
 
-def _treatments(against: Controls, published: Scores) -> Iterator[Treatment]:
-    everybody = np.arange(against.nothing.shape[0], dtype=np.int64)
-    for name, scores in zip(TREATMENTS, (against.nothing, against.rows_only, published), strict=True):
-        others, all_rows = (
-            influence(against.nothing, scores, against.retrained, rows).remaining
-            for rows in (against.others, everybody)
-        )
-        yield Treatment(name, others, all_rows)
+def _treatments(against: _Against, published: FloatVector) -> Iterator[Treatment]:
+    treated = (against.nothing, against.rows_only, published)
+    for name, distances in zip(TREATMENTS, treated, strict=True):
+        others = against.influence(distances).remaining
+        yield Treatment(name, others, against.influence(distances, against.everybody).remaining)
 
 
 def _steps(
     before: ForgettableModel,
     rows: tuple[IntVector, IntVector, IntVector],
-    against: Controls,
-    measured: Influence,
-    erased_at_least: float | None,
+    against: _Against,
+    published: FloatVector,
+    proof: Proof,
 ) -> Iterator[Step]:
     """Follow the influence down: as asked, rows emptied, stages of an iterative model, as published."""
-    for name, scores in (("asked", against.nothing), ("rows emptied", against.rows_only)):
-        yield Step(
-            name, influence(against.nothing, scores, against.retrained, against.others).remaining, None
-        )
+    yield Step("asked", against.influence(against.nothing).remaining)
+    yield Step("rows emptied", against.influence(against.rows_only).remaining)
     if not before.exact:
         yield from _stages(before, rows, against)
-    yield Step("published", measured.remaining, None if erased_at_least is None else 1.0 - erased_at_least)
+    shown = None if proof.exact or proof.erased_at_least is None else 1.0 - proof.erased_at_least
+    yield Step("published", against.influence(published).remaining, shown)
 
 
 def _stages(
-    before: ForgettableModel, rows: tuple[IntVector, IntVector, IntVector], against: Controls
+    before: ForgettableModel, rows: tuple[IntVector, IntVector, IntVector], against: _Against
 ) -> Iterator[Step]:
     """Forget again in copies of the model, each asked to show less of the erasure than the published one."""
     users, pair_users, pair_items = rows
@@ -167,7 +191,7 @@ def _stages(
         arrays = {name: array.copy() for name, array in before.published().items()}
         model = type(before).restore(settings, arrays, before.proof_record(), before.user_items)
         model.forget(users=users, pair_users=pair_users, pair_items=pair_items)
-        left = influence(against.nothing, scores_of(model), against.retrained, against.others).remaining
+        left = against.influence(against.to_retrain(scores_of(model))).remaining
         shown = model.proof().erased_at_least
         yield Step(f"{stage:.0%} shown", left, None if shown is None else min(1.0, 1.0 - shown))
 
@@ -185,15 +209,6 @@ def _proof_distance(model: ForgettableModel, oracle: ForgettableModel) -> float:
 
 def _largest(model: ForgettableModel, oracle: ForgettableModel) -> float:
     return weight_distance(item_weights_of(model), item_weights_of(oracle))[1]
-
-
-def _oracle_share(against: Controls, measured: Influence, oracle_bound: float) -> float:
-    """Turn the oracle's own uncertainty into a share of the influence; rounding at the least."""
-    if not measured.removed:
-        return 0.0
-    everybody = np.arange(against.nothing.shape[0], dtype=np.int64)
-    norm = distance(against.retrained, against.retrained.emptied(everybody), everybody)
-    return (max(oracle_bound, float(np.finfo(np.float64).eps)) * norm) / measured.removed
 
 
 def _timed_fit(model: ForgettableModel) -> float:

@@ -7,8 +7,10 @@ fraction of the influence that a removal had on everybody else (see :mod:`.oracl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -132,8 +134,9 @@ class Lists:
 
 @dataclass(frozen=True)
 class Check:
-    """One claim that the run put to the test."""
+    """One claim that the run put to the test; ``topic`` is what it is about, in a word."""
 
+    topic: str
     claim: str
     ok: bool
     measured: str
@@ -187,10 +190,15 @@ def write_report(report: Report, directory: Path) -> tuple[Path, Path]:
 
     directory.mkdir(parents=True, exist_ok=True)
     data, page = directory / "report.json", directory / "report.html"
-    record = msgspec.to_builtins(report) | {"ok": report.ok}
-    data.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    data.write_bytes(msgspec.json.format(msgspec.json.encode(as_record(report)), indent=2) + b"\n")
     page.write_text(render_page(report), encoding="utf-8")
     return data, page
+
+
+def as_record(report: Report) -> dict[str, Any]:
+    """Return a report as what JSON can carry, with whether every claim held."""
+    record: dict[str, Any] = msgspec.to_builtins(report)
+    return {"ok": report.ok, **record}
 
 
 def read_report(path: Path) -> Report:
@@ -206,29 +214,29 @@ def read_report(path: Path) -> Report:
 
 def verdict(report: Report) -> RenderableType:
     """Build the verdict for a terminal: at most 80 columns and one screen."""
-    return Group(*(_removal_table(removal) for removal in report.removals), _check_table(report.checks))
+    return Group(_outcome_table(report.removals), _check_table(report.checks))
 
 
-def _removal_table(removal: Removal) -> Table:
-    table = Table(title=_heading(removal), title_justify="left", title_style="bold", expand=False)
+def _outcome_table(removals: Sequence[Removal]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("influence left in everybody else")
-    for outcome in removal.models:
-        table.add_column(outcome.name, justify="right")
-    for row, treatment in enumerate(removal.models[0].treatments if removal.models else ()):
-        style = "green" if row == len(removal.models[0].treatments) - 1 else "red"
-        table.add_row(treatment.name, *(Text(share(m.treatments[row].others), style) for m in removal.models))
-    table.add_section()
-    table.add_row("shown by the model itself: at most", *(_proved(m) for m in removal.models))
-    table.add_row("distance to a retrain", *(power(m.distance) for m in removal.models))
-    table.add_row(
-        "the model's own bound", *("-" if m.bound is None else power(m.bound) for m in removal.models)
-    )
+    models = removals[0].models if removals else []
+    for model in models:
+        table.add_column(model.name, justify="right")
+    for removal in removals:
+        table.add_row(Text(_heading(removal), "bold"), *([""] * len(models)))
+        for row, treatment in enumerate(removal.models[0].treatments if removal.models else ()):
+            style = "bold green" if row == len(removal.models[0].treatments) - 1 else "red"
+            shares = (Text(share(m.treatments[row].others), style) for m in removal.models)
+            table.add_row(f"  {treatment.name}", *shares)
+        table.add_row("  shown by its own proof: at most", *map(_proved, removal.models))
+        table.add_row("  distance to a retrain", *(power(m.distance) for m in removal.models))
     return table
 
 
 def _heading(removal: Removal) -> str:
     fenced, erased = slowest(removal.requests)
-    return f"{removal.name}: fenced after {seconds(fenced)}, erased after {seconds(erased)}"
+    return f"{removal.name}\n  fenced {seconds(fenced)}, erased {seconds(erased)}"
 
 
 def _proved(outcome: ModelOutcome) -> str:
@@ -246,5 +254,5 @@ def _check_table(checks: Sequence[Check]) -> Table:
     table = Table.grid(padding=(0, 1))
     for check in checks:
         mark = Text("✓", "bold green") if check.ok else Text("✗", "bold red")
-        table.add_row(mark, check.claim, Text(check.measured, "dim"))
+        table.add_row(mark, check.topic, Text(check.measured, "dim"))
     return table

@@ -47,6 +47,10 @@ class Stages:
         if not self._console.is_terminal:
             self._console.print(f"{name}: {seconds(time.perf_counter() - started)}", highlight=False)
 
+    def say(self, text: str) -> None:
+        """Print a line of the story above the bars."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def __enter__(self) -> Self:
         self._progress.start()
         return self

@@ -92,6 +92,7 @@ def play(models: Sequence[str], material: Material, cast: Cast, work: Path, stag
         person, neighbour = material.user(cast.person), material.user(cast.neighbour)
         story.person_before = _listed(api, material, person, models[0]) or []
         story.neighbour_before = _all_lists(api, material, neighbour, models)
+        stages.say(f"user {person} is recommended: {_titles(story.person_before)}")
         published = read_published(state)
         for name, asked in _removals(material, cast):
             accounts, pairs = len(asked.accounts), len(asked.pair_users)
@@ -100,7 +101,12 @@ def play(models: Sequence[str], material: Material, cast: Cast, work: Path, stag
             story.stages.append(stage)
             published = stage.after
             story.refusals += [_refused(api, user, models[0]) for user in asked.accounts]
+            gone = story.refusals[-1][0]
+            stages.say(f"user {asked.accounts[-1]} is answered: {gone.status} {gone.body.decode()}")
         story.neighbour_after = _all_lists(api, material, neighbour, models)
+        for model in models:
+            stages.say(f"user {neighbour} stays ({model}), before: {_titles(story.neighbour_before[model])}")
+            stages.say(f"user {neighbour} stays ({model}), after:  {_titles(story.neighbour_after[model])}")
         story.status = api.get("/v1/status").json()
     return story
 
@@ -214,6 +220,10 @@ def _listed(api: Api, material: Material, user: ExternalId, model: str) -> list[
         return None
     items = answer.json()["items"]
     return [Listed(item["item_id"], material.title(item["item_id"]), item["score"]) for item in items]
+
+
+def _titles(items: Sequence[Listed], number: int = 3) -> str:
+    return " · ".join(item.title for item in items[:number])
 
 
 def _all_lists(
