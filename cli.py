@@ -443,13 +443,17 @@ def demo(
     seed: Annotated[int, typer.Option(help="Who plays which part.", min=0)] = 7,
     accounts: Annotated[int, typer.Option(help="Accounts to delete after the first.", min=1)] = 24,
     interactions: Annotated[int, typer.Option(help="Single interactions to delete.", min=0)] = 200,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model to fit; repeat it. The first shows its lists.")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the state directory in the output.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Watch a recommender forget real people: fit, serve, delete, compare with a retrain, report."""
     from .eval import demo as demonstration
 
-    options = demonstration.DemoOptions(output, data, seed, accounts, interactions, keep)
+    models = tuple(_models_to_fit(model or [], [], is_refit=False) or ())
+    options = demonstration.DemoOptions(output, models, data, seed, accounts, interactions, keep)
     try:
         ok = demonstration.show_demo(options, as_json=as_json)
     except KeyboardInterrupt:

@@ -41,20 +41,20 @@ class DemoOptions:
     Attributes
     ----------
     output : where report.html and report.json go.
+    models : registry names, the default model first.
     data : a file of interactions (columns user_id, item_id); None: MovieLens 100K with titles.
     seed : who plays which part.
     accounts, interactions : how many accounts, the person's not counted, and single interactions to delete.
     keep : leave the state directory in ``output``.
-    models : registry names, the default model first.
     """
 
     output: Path
+    models: tuple[str, ...]
     data: Path | None = None
     seed: int = 7
     accounts: int = 24
     interactions: int = 200
     keep: bool = False
-    models: tuple[str, ...] = ("spectral_mf", "ease", "item_knn")
 
 
 def show_demo(options: DemoOptions, *, as_json: bool) -> bool:
@@ -200,7 +200,7 @@ def _expected(material: Material, stages: Sequence[Stage]) -> int:
 
 
 def _command(options: DemoOptions) -> str:
-    default, words = DemoOptions(options.output), ["recunlearn demo"]
+    default, words = DemoOptions(options.output, options.models), ["recunlearn demo"]
     if options.data is not None:
         words.append(f"--data {options.data.name}")
     chosen = ((name, getattr(options, name)) for name in ("seed", "accounts", "interactions"))

@@ -1,0 +1,128 @@
+"""The demo, played for real on small data: every claim measured, nothing left behind."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import polars as pl
+import pytest
+from recunlearn.eval.generate import social_interactions
+from recunlearn.eval.report import read_report
+
+COMMAND = [sys.executable, "-c", "from recunlearn.cli import main; main()", "demo"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Write a small social data set with string users and integer items."""
+    matrix = social_interactions(150, 80, 3000, seed=5).tocoo()
+    path = tmp_path_factory.mktemp("data") / "plays.csv"
+    users = [f"user-{row:04d}" for row in matrix.row]
+    pl.DataFrame({"user_id": users, "item_id": matrix.col.astype(np.int64)}).write_csv(path)
+    return path
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """Start the demo without a terminal, writing into ``tmp_path / "out"``; it does not outlive the test."""
+    with contextlib.ExitStack() as started:
+
+        def start(data, *options):
+            arguments = ["--data", str(data), "--output", str(tmp_path / "out"), "--accounts", "5"]
+            arguments += ["--interactions", "20", "--model", "ease", "--model", "item_knn", *options]
+            process = subprocess.Popen(
+                [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            started.enter_context(process)
+            started.callback(process.kill)
+            return process
+
+        yield start
+
+
+def processes_about(path):
+    """List the processes whose command line names a path."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            if any(str(path) in word for word in words) and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+    return found
+
+
+def test_the_demo_keeps_every_claim_and_leaves_nothing_behind(demo, data, tmp_path):
+    """From fit to report: exit 0, all claims held, the page and the record written, nothing else left."""
+    output = tmp_path / "out"
+    process = demo(data, "--json")
+    printed, errors = process.communicate(timeout=170)
+    assert process.returncode == 0, errors + printed
+    assert sorted(path.name for path in output.iterdir()) == ["report.html", "report.json"]
+    report = read_report(output / "report.json")
+    assert json.loads(printed) == json.loads((output / "report.json").read_bytes())
+    assert report.ok
+    assert len(report.checks) == 7
+    assert [r.accounts for r in report.removals] == [1, 5]
+    assert len(report.removals[1].requests) == 25
+    assert report.person.after is None
+    assert "fitting spectral_mf, ease, item_knn" in errors
+    assert "Traceback" not in errors
+    for removal in report.removals:
+        for model in removal.models:
+            assert model.treatments[0].others == 1.0
+            assert model.treatments[1].others == pytest.approx(1.0, rel=1e-9)
+            assert model.remaining < 1e-3
+            assert model.proof_holds
+        for request in removal.requests:
+            assert 0 <= request.fenced <= request.erased < 120
+    assert msgspec.json.decode((output / "report.json").read_bytes())["ok"] is True
+    assert processes_about(output) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_no_process_and_no_file(demo, data, tmp_path, number):
+    """Ctrl-C, or SIGTERM, while worker and server run: exit code 130, nobody survives, nothing is left."""
+    output = tmp_path / "out"
+    process = demo(data)
+    for line in process.stderr:
+        if line.startswith("starting worker and server"):
+            break
+    assert len(processes_about(output)) >= 3  # the demo, its worker and its server
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    assert gone(output)
+    assert list(output.iterdir()) == []
+
+
+def gone(path, patience=10.0):
+    """Tell whether all processes about a path end; what was killed may take a moment to be reaped."""
+    deadline = time.monotonic() + patience
+    while processes_about(path):
+        if time.monotonic() > deadline:
+            return False
+    return True
+
+
+def test_too_small_data_are_refused_with_the_way_out(demo, tmp_path):
+    """Three users are no story: one line that says so, exit code 1, nothing started or left."""
+    data = tmp_path / "tiny.csv"
+    data.write_text("user_id,item_id\na,1\nb,1\nc,2\n")
+    process = demo(data)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "3 users are too few" in errors
+    assert "Traceback" not in errors
+    assert list((tmp_path / "out").iterdir()) == []
