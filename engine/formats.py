@@ -3,6 +3,7 @@
 Nothing is judged here but whether a record can be read; what its fields mean is for :mod:`.tables`.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -47,6 +48,7 @@ _MAGIC: Final = (
 )
 _CHUNK_LINES: Final = 1 << 16
 _Members = dict[str, msgspec.Raw]
+_UNFIT: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class InteractionFileError(ValueError):
@@ -258,27 +260,37 @@ def _read_ndjson(path: Path, data: bytes, columns: Columns) -> RawTable:
         raise _wrong_format(path, "ndjson", "a JSON array")
     wanted = columns.wanted()
     decoder = msgspec.json.Decoder(_row_type(wanted))
-    lines: list[int] = []
-    fields: dict[str, list[Any]] = {field: [] for field in wanted}
     rejected: list[tuple[int, str]] = []
     texts = body.split(b"\n")
-    for first in range(0, len(texts), _CHUNK_LINES):
-        numbers, rows = _decode_chunk(decoder, texts[first : first + _CHUNK_LINES], first + 1, rejected)
-        lines += numbers
-        for field, values in fields.items():
-            values += [getattr(row, field) for row in rows]
-    _check_members(path, texts, wanted, fields)
-    frame = pl.DataFrame(
-        {"line": lines} | {field: _strings(values) for field, values in fields.items()},
-        schema={"line": pl.Int64} | dict.fromkeys(fields, pl.String),
-    )
-    return RawTable(
-        frame, pl.DataFrame(rejected, schema={"line": pl.Int64, "reason": pl.String}, orient="row")
-    )
+    chunks = [
+        _chunk(decoder, texts[first : first + _CHUNK_LINES], first + 1, rejected)
+        for first in range(0, len(texts), _CHUNK_LINES)
+    ]
+    frame = pl.concat(chunks)
+    _check_members(path, texts, [name for field, name in wanted.items() if frame[field].is_null().all()])
+    refused = pl.DataFrame(rejected, schema={"line": pl.Int64, "reason": pl.String}, orient="row")
+    return RawTable(frame, refused)
 
 
-def _strings(values: list[Any]) -> list[str | None]:
-    return [value if value is None else str(value) for value in values]
+def _chunk(
+    decoder: msgspec.json.Decoder[Any], texts: list[bytes], first: int, rejected: list[tuple[int, str]]
+) -> pl.DataFrame:
+    """Decode lines ``first``, ``first + 1``, ...; lines that are no fit object go to ``rejected``."""
+    numbers, rows = _decode(decoder, texts, first, rejected)
+    columns = [pl.Series("line", numbers, dtype=pl.Int64)]
+    for field in decoder.type.__struct_fields__:
+        values = [getattr(row, field) for row in rows]
+        columns.append(pl.Series(field, values, pl.Float64) if field == "value" else _texts(field, values))
+    return pl.DataFrame(columns)
+
+
+def _texts(field: str, values: list[Any]) -> pl.Series:
+    """Strings and numbers as a String column; all integers, the usual case, without a Python loop."""
+    try:
+        return pl.Series(field, values, pl.Int64, strict=True).cast(pl.String)
+    except (TypeError, OverflowError):
+        texts = [value if value is None else str(value) for value in values]
+        return pl.Series(field, texts, pl.String)
 
 
 def _row_type(wanted: dict[str, str]) -> type[msgspec.Struct]:
@@ -286,7 +298,7 @@ def _row_type(wanted: dict[str, str]) -> type[msgspec.Struct]:
     types: dict[str, Any] = {
         "user": str | int | None,
         "item": str | int | None,
-        "value": int | float | None,
+        "value": float | None,
         "time": str | int | float | None,
     }
     return msgspec.defstruct(
@@ -294,21 +306,21 @@ def _row_type(wanted: dict[str, str]) -> type[msgspec.Struct]:
     )
 
 
-def _decode_chunk(
+def _decode(
     decoder: msgspec.json.Decoder[Any], texts: list[bytes], first: int, rejected: list[tuple[int, str]]
 ) -> tuple[list[int], list[Any]]:
-    """Decode lines ``first``, ``first + 1``, ...: at once if all are good, else one by one."""
+    """Decode line by line: in one sweep if all are good, else with an eye on each."""
     numbers = [first + k for k, text in enumerate(texts) if text and not text.isspace()]
-    try:
-        return numbers, decoder.decode_lines(b"\n".join(texts))
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        pass
+    present = [texts[number - first] for number in numbers]
+    # not decode_lines: it takes two objects on a line, and one object on two lines
+    with contextlib.suppress(*_UNFIT):
+        return numbers, list(map(decoder.decode, present))
     good: list[int] = []
     rows: list[Any] = []
-    for number in numbers:
+    for number, text in zip(numbers, present, strict=True):
         try:
-            rows.append(decoder.decode(texts[number - first]))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            rows.append(decoder.decode(text))
+        except _UNFIT as error:
             rejected.append((number, _json_reason(error, decoder.type)))
         else:
             good.append(number)
@@ -324,11 +336,8 @@ def _json_reason(error: Exception, row_type: Any) -> str:
     return NOT_JSON
 
 
-def _check_members(
-    path: Path, texts: Sequence[bytes], wanted: dict[str, str], fields: dict[str, list[Any]]
-) -> None:
+def _check_members(path: Path, texts: Sequence[bytes], absent: Sequence[str]) -> None:
     """Tell a member that no line has (a wrong name) from one that some lines lack (bad rows)."""
-    absent = [wanted[field] for field, values in fields.items() if all(value is None for value in values)]
     if not absent:
         return
     objects = list(islice((text for text in texts if _is_object(text)), _CHUNK_LINES))
@@ -343,7 +352,7 @@ def _check_members(
 def _is_object(text: bytes) -> bool:
     try:
         msgspec.json.decode(text, type=_Members)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except _UNFIT:
         return False
     return True
 

@@ -457,8 +457,8 @@ def _sum_duplicates(frame: pl.DataFrame) -> pl.DataFrame:
     values = frame["value"].to_numpy()
     order = _smallest_first(order, starts, keys, values)
     summed: dict[str, Any] = {
-        "user_id": user_ids.gather(users[order[starts]]),
-        "item_id": item_ids.gather(items[order[starts]]),
+        "user_id": user_ids.gather(ordered[starts] // len(item_ids)),
+        "item_id": item_ids.gather(ordered[starts] % len(item_ids)),
         "value": np.add.reduceat(values[order], starts),
     }
     if "time" in frame.columns:

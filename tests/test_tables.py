@@ -161,7 +161,7 @@ def test_parsed_records_are_those_of_the_csv_module(data):
 ids = st.one_of(
     st.integers(-3, 12).map(str),
     st.sampled_from(["", " ", "042", "-0", "+1", "9223372036854775807", "9223372036854775808", "1.0", "x"]),
-    st.text(st.characters(codec="utf-8"), max_size=6),
+    st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=6),
 )
 values = st.one_of(
     st.integers(1, 9).map(str), st.floats(1e-6, 1e6).map(repr), st.sampled_from(sorted(BAD_VALUES))
@@ -410,7 +410,10 @@ def test_ndjson_equals_the_slow_reader(tmp_path, lines):
         ('{"item_id": 1, "value": 1, "at": 1}', "the user id is missing"),
         ('{"user_id": 1, "item_id": 1, "value": NaN, "at": 1}', "not a JSON object"),
         ('{"user_id": "\\ud800", "item_id": 1, "value": 1}', "not a JSON object"),
+        ('{"user_id": 1, "item_id": 1, "value": 1e999}', "the value is not a number"),
+        ('{"user_id": 1, "item_id": 1} {"user_id": 1, "item_id": 1}', "not a JSON object"),
         ("[" * 100_000, "not a JSON object"),
+        ('{"deep": ' + "[" * 100_000, "not a JSON object"),
     ],
 )
 def test_a_bad_json_line_is_named_with_its_reason(tmp_path, line, reason):
@@ -421,6 +424,23 @@ def test_a_bad_json_line_is_named_with_its_reason(tmp_path, line, reason):
     table = read_interactions(file, value_col="value", time_col="at")
     assert table.frame["value"].to_list() == [2.0]
     assert table.rejected.sample == ((3, reason),)
+
+
+def test_an_object_is_one_line_and_a_line_one_object(tmp_path):
+    """Two objects on a line and one object on two lines are bad lines, also where their numbers match."""
+    file = tmp_path / "rows.ndjson"
+    one = '{"user_id": 1, "item_id": 1}'
+    file.write_text(f'{one}\n{one} {one}\n{{"user_id": 1,\n"item_id": 1}}\n')
+    table = read_interactions(file)
+    assert table.frame["value"].to_list() == [1.0]
+    assert [row.line for row in table.rejected.sample] == [2, 3, 4]
+
+
+def test_json_integers_beyond_64_bits_stay_whole(tmp_path):
+    """An id too large for 64 bits is kept digit by digit: the column becomes text."""
+    file = tmp_path / "rows.ndjson"
+    file.write_text('{"user_id": 1234567890123456789012, "item_id": 1}\n{"user_id": 5, "item_id": 1}\n')
+    assert read_interactions(file).frame["user_id"].to_list() == ["1234567890123456789012", "5"]
 
 
 def test_json_ids_are_one_kind_of_thing(tmp_path):
