@@ -192,7 +192,7 @@ _ADJACENCY: Final = {"line": pl.Int64, "user_id": pl.String, "item_id": pl.Strin
 
 
 def clean_title(title: str) -> str:
-    """Write a title as people do: the article in front, blanks tidied.
+    """Write a title as people do: the article in front, blanks tidied, no mark for "video" at the end.
 
     Examples
     --------
@@ -201,7 +201,7 @@ def clean_title(title: str) -> str:
     >>> clean_title("Enfer, L' (1994)")
     "L'Enfer (1994)"
     """
-    tidy = " ".join(title.split())
+    tidy = " ".join(title.split()).removesuffix(" (V)")
     moved = re.sub(rf"([^()]+?), ({_ARTICLES})(?= \(|\)|$)", r"\2 \1", tidy)
     return moved.replace("L' ", "L'")
 

@@ -68,7 +68,7 @@ def social_interactions(
     loyalty : share of draws inside a user's communities, 0 to 1.
     user_exponent : density exponent of activity, above 1; smaller means heavier heavy users.
     item_exponent : Zipf exponent of popularity, at least 0.
-    counts : values are heavy-tailed counts 1..1000 instead of ones.
+    counts : values are counts from 1 to 1000, ``P(count >= c) = c^-1.5``, instead of ones.
     seed : the same seed gives the same matrix.
 
     Returns
@@ -107,10 +107,7 @@ def social_interactions(
     shares = np.cumsum(_FAVOURITE_SHARES) * loyalty
     _draw_items(draws, starts, tastes.favourites, by_home, bounds, within, shares, indices)
 
-    data = np.ones(interactions)
-    if counts:
-        pareto = (1 - values.random(interactions)) ** (-1 / (_COUNT_EXPONENT - 1))
-        data = np.minimum(np.floor(pareto), _MOST_COUNTS)
+    data = _draw_counts(values, interactions) if counts else np.ones(interactions)
     index_type = np.int32 if interactions < 2**31 else np.int64
     matrix: Interactions = sp.csr_matrix(
         (data, indices.astype(index_type, copy=False), starts.astype(index_type)), shape=(users, items)
@@ -118,6 +115,12 @@ def social_interactions(
     matrix.has_sorted_indices = True
     matrix.has_canonical_format = True
     return matrix
+
+
+def _draw_counts(rng: np.random.Generator, size: int) -> Floats:
+    """Draw whole numbers, ``P(count >= c) = c^-1.5``, at most ``_MOST_COUNTS``."""
+    pareto = (1 - rng.random(size)) ** (-1 / (_COUNT_EXPONENT - 1))
+    return np.minimum(np.floor(pareto), _MOST_COUNTS)
 
 
 def draw_tastes(users: int, items: int, communities: int | None = None, seed: int = 0) -> Tastes:

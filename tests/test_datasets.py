@@ -330,6 +330,7 @@ def test_the_default_cache_is_the_users(monkeypatch, tmp_path):
 
 def test_pip_downloads_the_wheel(tmp_path, monkeypatch):
     """The wheel comes through pip with the user's own settings; what pip says is in the error."""
+    pytest.importorskip("pip")
     (tmp_path / "recbole-1.2.1-py3-none-any.whl").write_bytes(WHEEL)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
@@ -358,6 +359,7 @@ def test_only_https_is_fetched():
         ("Star Maker, The (Uomo delle stelle, L') (1995)", "The Star Maker (L'Uomo delle stelle) (1995)"),
         ("Mrs. Brown (Her Majesty, Mrs. Brown) (1997)", "Mrs. Brown (Her Majesty, Mrs. Brown) (1997)"),
         ("  Two   blanks (1990) ", "Two blanks (1990)"),
+        ("Sequel III (1995) (V)", "Sequel III (1995)"),
         ("unknown", "unknown"),
     ],
 )
