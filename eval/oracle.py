@@ -8,7 +8,6 @@ Scores are kept as products ``left @ right`` and never formed as a whole: factor
 ``X B`` for an item-item model. A factorisation is compared in the norm that its own proof is stated in.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
@@ -123,7 +122,6 @@ class Controls:
         what was learned from them stays as it is.
     retrained : the oracle's scores.
     oracle : the model fitted from scratch on what is kept, without the rows and columns that are empty then.
-    oracle_seconds : how long that fit took.
     users, items : int64, which rows and columns those are that it has.
     others : int64, the rows of everybody else: users with kept interactions whom the removal did not touch.
     """
@@ -132,7 +130,6 @@ class Controls:
     rows_only: Scores
     retrained: Scores
     oracle: ForgettableModel
-    oracle_seconds: float
     users: IntVector
     items: IntVector
     others: IntVector
@@ -221,16 +218,12 @@ def controls(
     change = plan_change(model.user_items, nobody, users, pair_users, pair_items)
     before, kept = scores_of(model), change.user_items
     rows, columns = np.flatnonzero(np.diff(kept.indptr) > 0), np.unique(kept.indices).astype(np.int64)
-    compact = kept[rows][:, columns]
-    started = time.perf_counter()
-    oracle = retrain(model, compact)
-    elapsed = time.perf_counter() - started
+    oracle = retrain(model, kept[rows][:, columns])
     return Controls(
         nothing=before,
         rows_only=_rows_only(before, change),
         retrained=scores_of(oracle).placed(rows, columns, before.shape),
         oracle=oracle,
-        oracle_seconds=elapsed,
         users=rows,
         items=columns,
         others=np.setdiff1d(rows, change.users),

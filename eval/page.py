@@ -49,6 +49,11 @@ figure{margin:0}figcaption{color:var(--muted);font-size:.92rem;margin-top:.5rem;
 """
 
 
+_TREATMENTS = """<p class="note"><em>Do nothing</em>: the models as they were. <em>Only drop the rows</em>:
+what deletion usually is; the accounts' rows and the interactions are gone from the tables, and what the
+models learned from them stays. <em>recunlearn</em>: what was published after the requests.</p>"""
+
+
 def render_page(report: Report) -> str:
     """Render the whole page; the plots are left out, with a note, where matplotlib is not installed."""
     body = [
@@ -56,6 +61,7 @@ def render_page(report: Report) -> str:
         _tiles(report),
         _checks(report.checks),
         *(_removal(removal) for removal in report.removals),
+        _TREATMENTS,
         _plots(report),
         _people(report),
         _method(report),
@@ -81,12 +87,18 @@ def _head(report: Report) -> str:
     return (
         f'<div class="tag">recunlearn {escape(report.software)} · measured {escape(report.created)}</div>'
         f"<h1>{title}</h1>"
-        f'<p class="lead">Three recommenders were fitted on {escape(data.name)} ({count(data.users)} users, '
+        f'<p class="lead">{escape(_named_models(report))} were fitted on {escape(data.name)} '
+        f"({count(data.users)} users, "
         f"{count(data.items)} items, {count(data.interactions)} interactions) and served over HTTP. Then "
         "deletion requests arrived. Their rows <em>and what the models had learned from them</em> were taken "
         "out in place, without a retrain. Afterwards, as a check, every model was retrained from scratch "
         "without these people, and compared.</p>"
     )
+
+
+def _named_models(report: Report) -> str:
+    names = [lists.model for lists in report.neighbour]
+    return f"{' and '.join([', '.join(names[:-1]), names[-1]] if names[1:] else names)}"
 
 
 def _tiles(report: Report) -> str:
@@ -128,12 +140,14 @@ def _removal(removal: Removal) -> str:
         _row("shown by the model itself, without a retrain: at most", map(_proved, removal.models), "rule"),
         _row("measured distance of the scores to the retrain", (power(m.distance) for m in removal.models)),
         _row("the model's own proof: distance at most", map(_bound, removal.models)),
+        _row("forgetting alone takes", (seconds(m.forget_seconds) for m in removal.models)),
         _row("a retrain from scratch takes", (seconds(m.retrain_seconds) for m in removal.models)),
     ]
     return (
         f"<h2>{escape(removal.name[:1].upper() + removal.name[1:])}</h2>"
         f"<p>{_asked(removal)} Fenced within {seconds(fenced)}, erased within {seconds(erased)} of being "
-        'asked.</p><div class="card"><table><thead><tr><th scope="col">influence left in everybody else</th>'
+        "asked, in all models at once: they are published as one version.</p>"
+        '<div class="card"><table><thead><tr><th scope="col">influence left in everybody else</th>'
         f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -195,8 +209,8 @@ def _plots(report: Report) -> str:
         )
         + _figure(
             times,
-            "Slowest request of each batch, from asked to fenced and to erased (proof, publishing and "
-            "purge included), beside one fit of each model from scratch.",
+            "Slowest request of each batch, from asked to fenced and to erased (all models, proof, "
+            "publishing and purge included); each model's forgetting alone, and a fit from scratch.",
         )
         + "</div>"
     )

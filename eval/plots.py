@@ -69,7 +69,9 @@ def influence_steps(removals: Sequence[Removal]) -> str:
         for axis, removal in zip(axes, removals, strict=False):
             _draw_steps(axis, removal)
         axes[0].set_ylabel("influence left in everybody else")
-        _legend(axes[-1], "best")
+        handles, labels = axes[-1].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="outside upper right", ncols=3, labelcolor=INK)
 
     return _svg(draw, 9.2, 3.9, "influence-steps")
 
@@ -95,7 +97,8 @@ def bound_against_truth(removals: Sequence[Removal]) -> str:
         axis.set_ylabel("shown without a retrain: bound")
         axis.grid(visible=True)
         axis.text(high / 3, low * 3, "a bound here would be false", color=MUTED, ha="right", va="bottom")
-        _legend(axis, "upper left")
+        if shown:
+            figure.legend(loc="outside lower center", ncols=2, labelcolor=INK)
 
     return _svg(draw, 5.0, 4.2, "bound-against-truth")
 
@@ -166,12 +169,6 @@ def _draw_steps(axis: "Axes", removal: Removal) -> None:
     axis.grid(visible=True, axis="y")
 
 
-def _legend(axis: "Axes", place: Literal["best", "upper left"]) -> None:
-    """Add a legend unless there is nothing to name."""
-    if axis.get_legend_handles_labels()[1]:
-        axis.legend(loc=place, labelcolor=INK)
-
-
 def _latest_position(models: Sequence[ModelOutcome], name: str) -> float:
     """Where a step stands among the steps of the models that have it, 0 first and 1 last."""
     places = [
@@ -183,15 +180,17 @@ def _latest_position(models: Sequence[ModelOutcome], name: str) -> float:
 
 
 def _bars(removals: Sequence[Removal]) -> list[tuple[str, float, str]]:
-    """Name, seconds and colour of each bar: the requests, then the slowest retrain of each model."""
+    """Name, seconds and colour of each bar: the requests, then each model's forgetting and retrain."""
     bars: list[tuple[str, float, str]] = []
-    retrains: dict[str, float] = {}
     for removal in removals:
         fenced, erased = slowest(removal.requests)
         bars += [(f"{removal.name}: fenced", fenced, GOOD), (f"{removal.name}: erased", erased, GOOD)]
-        for model in removal.models:
-            retrains[model.name] = max(model.retrain_seconds, retrains.get(model.name, 0.0))
-    return bars + [(f"retrain {name}", value, MUTED) for name, value in retrains.items()]
+    for k, name in enumerate(dict.fromkeys(m.name for removal in removals for m in removal.models)):
+        models = [m for removal in removals for m in removal.models if m.name == name]
+        colour = SERIES[k % len(SERIES)]
+        bars.append((f"{name}: forget", max(m.forget_seconds for m in models), colour))
+        bars.append((f"{name}: retrain", max(m.retrain_seconds for m in models), MUTED))
+    return bars
 
 
 def _short(title: str, width: int = 42) -> str:

@@ -62,6 +62,7 @@ class ModelOutcome:
     bound, erased_at_least, certified, reason : the model's own proof, published with it.
     oracle_bound : the same bound of the retrain itself: how far off what we compare with may be.
     oracle_share : that, as a share of the influence.
+    forget_seconds : the removal in this model alone, restored as from disk; no publishing, no purge.
     retrain_seconds : one fit from scratch with the model's own settings.
     """
 
@@ -78,6 +79,7 @@ class ModelOutcome:
     reason: str
     oracle_bound: float
     oracle_share: float
+    forget_seconds: float
     retrain_seconds: float
 
     @property
@@ -229,8 +231,9 @@ def _outcome_table(removals: Sequence[Removal]) -> Table:
             style = "bold green" if row == len(removal.models[0].treatments) - 1 else "red"
             shares = (Text(share(m.treatments[row].others), style) for m in removal.models)
             table.add_row(f"  {treatment.name}", *shares)
-        table.add_row("  shown by its own proof: at most", *map(_proved, removal.models))
+        table.add_row("  its own proof: at most", *map(_proved, removal.models))
         table.add_row("  distance to a retrain", *(power(m.distance) for m in removal.models))
+        table.add_row("  seconds: forget / retrain", *map(_two_times, removal.models))
     return table
 
 
@@ -243,6 +246,10 @@ def _proved(outcome: ModelOutcome) -> str:
     if outcome.exact:
         return "exact"
     return "-" if outcome.erased_at_least is None else share(1.0 - outcome.erased_at_least)
+
+
+def _two_times(outcome: ModelOutcome) -> str:
+    return f"{outcome.forget_seconds:.2g} / {outcome.retrain_seconds:.2g}"
 
 
 def slowest(requests: Sequence[RequestTiming]) -> tuple[float, float]:

@@ -46,6 +46,8 @@ def test_the_verdict_fits_one_screen_and_cuts_nothing():
     """At 80 columns nothing is abbreviated, and there are at most 32 lines."""
     text = screen(sample_report())
     assert "…" not in text
+    assert "influence left in everybody else" in text
+    assert "seconds: forget / retrain" in text
     assert len(text.splitlines()) <= 32
     assert "0.040 %" in text
     assert "exact" in text
