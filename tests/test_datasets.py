@@ -156,6 +156,14 @@ def test_other_data_with_a_right_manifest_is_not_taken(registry):
     assert load().table.frame["value"].to_list() == [5.0, 4.0, 3.0]
 
 
+def test_other_titles_are_not_taken(registry):
+    """A sound file with other titles than those that were stored is noticed by its checksum."""
+    load()
+    other = pl.DataFrame({"item_id": [10, 11], "title": ["x", "y"]})
+    other.write_parquet(cache_dir() / "tiny" / "titles.parquet")
+    assert load().titles == TITLES
+
+
 def tampered():
     """Stand in for a source that gives other bytes."""
     return OFFICIAL + b"\0"
