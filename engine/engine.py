@@ -29,7 +29,9 @@ from .id_index import IdIndex
 from .interactions import rewrite_store
 from .ledger import Ledger, Pending
 from .purge import purge, scan_for_ids
+from .receipts import ReceiptLog, give_receipts
 from .removal import Removal, plan_removal
+from .signing import ReceiptError
 from .state import StatePaths, WriterLock, read_config
 from .version import (
     Manifest,
@@ -79,10 +81,13 @@ class Engine:
             report = engine.apply(engine.ledger.pending())
     """
 
-    def __init__(self, paths: StatePaths, lock: WriterLock, ledger: Ledger) -> None:
+    def __init__(
+        self, paths: StatePaths, lock: WriterLock, ledger: Ledger, receipts: ReceiptLog | None
+    ) -> None:
         self.paths = paths
         self.ledger = ledger
-        self._lock = lock
+        self._lock, self._receipts = lock, receipts
+        self._was_cut_off = False
         self._load()
 
     @classmethod
@@ -102,9 +107,10 @@ class Engine:
         try:
             ledger = Ledger(paths.ledger, FenceKey.load(paths))
             try:
-                recover(paths, ledger)
+                receipts = open_receipts(paths)
+                recover(paths, ledger, receipts)
                 ledger.retry_failed()
-                return cls(paths, lock, ledger)
+                return cls(paths, lock, ledger, receipts)
             except BaseException:
                 ledger.close()
                 raise
@@ -136,14 +142,24 @@ class Engine:
         """
         if not batch:
             return CycleReport(self.manifest.version, 0, 0)
+        if self._was_cut_off:
+            recover(self.paths, self.ledger, self._receipts)
+            self._load()
+        self._was_cut_off = True
         try:
-            return self._cycle(batch)
+            report: CycleReport | None = self._cycle(batch)
         except ForgettingError as error:
             self._load()
             if len(batch) == 1:
                 self.ledger.fail(batch[0].seq, str(error))
                 _log.error("a request failed: %s", error)
-                return CycleReport(self.manifest.version, 0, 1)
+                report = CycleReport(self.manifest.version, 0, 1)
+            else:
+                report = None
+        self._was_cut_off = False
+        return report or self._apply_halves(batch)
+
+    def _apply_halves(self, batch: Sequence[Pending]) -> CycleReport:
         half = len(batch) // 2
         first, second = self.apply(batch[:half]), self.apply(batch[half:])
         return CycleReport(second.version, first.erased + second.erased, first.failed + second.failed)
@@ -163,7 +179,7 @@ class Engine:
             self._publish(version, removal, *restricted)
         self.ledger.publish_cycle(cycle, cycle_record(self.manifest, self._digest))
         published = time.perf_counter()
-        erased = finish(self.paths, self.ledger, cycle, self.manifest)
+        erased = finish(self.paths, self.ledger, cycle, self.manifest, self._receipts)
         seconds = {
             "forget": forgot - started,
             "publish": published - forgot,
@@ -239,7 +255,16 @@ class Engine:
         self.close()
 
 
-def recover(paths: StatePaths, ledger: Ledger) -> None:
+def open_receipts(paths: StatePaths) -> ReceiptLog | None:
+    """Open the receipt log; None, loudly, if it is damaged: erasing does not wait for its repair."""
+    try:
+        return ReceiptLog(paths)
+    except ReceiptError as error:
+        _log.error("receipts wait until the log is restored: %s", error)
+        return None
+
+
+def recover(paths: StatePaths, ledger: Ledger, receipts: ReceiptLog | None) -> None:
     """Finish the cycles that had published when they were cut off, drop the others, and purge again.
 
     Raises
@@ -261,12 +286,16 @@ def recover(paths: StatePaths, ledger: Ledger) -> None:
             continue
         if cycle.state == "open":
             ledger.publish_cycle(cycle.cycle, cycle_record(manifest, digest))
-        finish(paths, ledger, cycle.cycle, manifest)
+        finish(paths, ledger, cycle.cycle, manifest, receipts)
     purge(paths, manifest)
     ledger.purge()
+    if receipts is not None:
+        give_receipts(ledger, receipts, paths)
 
 
-def finish(paths: StatePaths, ledger: Ledger, cycle: int, manifest: Manifest) -> int:
+def finish(
+    paths: StatePaths, ledger: Ledger, cycle: int, manifest: Manifest, receipts: ReceiptLog | None
+) -> int:
     """Do what follows the flip of CURRENT: purge, mark erased, empty the log, look for remains.
 
     Returns
@@ -282,6 +311,8 @@ def finish(paths: StatePaths, ledger: Ledger, cycle: int, manifest: Manifest) ->
     if scan.found:
         _log.error("remains of erased users were found in %s", ", ".join(scan.found))
     ledger.note_scan(cycle, msgspec.to_builtins(scan))
+    if receipts is not None:
+        give_receipts(ledger, receipts, paths)
     return erased
 
 

@@ -60,6 +60,7 @@ CREATE INDEX IF NOT EXISTS requests_by_state ON requests (state, seq);
 CREATE INDEX IF NOT EXISTS requests_by_cycle ON requests (cycle);
 CREATE INDEX IF NOT EXISTS requests_without_receipt ON requests (seq)
     WHERE state = 'erased' AND receipt IS NULL;
+CREATE INDEX IF NOT EXISTS requests_by_receipt ON requests (receipt);
 CREATE TABLE IF NOT EXISTS fence (
     subject BLOB PRIMARY KEY, owner BLOB NOT NULL,    -- keyed hash of the user: the subject of an account
     kind TEXT NOT NULL, seq INTEGER NOT NULL, erased INTEGER NOT NULL DEFAULT 0
@@ -468,6 +469,20 @@ class Ledger:
         )
         return [ErasedRequest(*row) for row in rows]
 
+    def last_receipt(self) -> int:
+        """Return the highest place in the receipt log that is noted; -1 if there is none."""
+        (last,) = self._connection.execute("SELECT max(receipt) FROM requests").fetchone()
+        return -1 if last is None else int(last)
+
+    def receipt_places(self) -> dict[int, int]:
+        """Return number of the request -> place of its receipt in the log, for all that have one."""
+        return dict(self._connection.execute("SELECT seq, receipt FROM requests WHERE receipt IS NOT NULL"))
+
+    def erased_count(self) -> int:
+        """Return how many requests are erased."""
+        (count,) = self._connection.execute("SELECT count(*) FROM requests WHERE state = 'erased'").fetchone()
+        return int(count)
+
     def note_receipts(self, indices: Mapping[int, int]) -> None:
         """Remember the receipts of requests: seq -> index in the receipt log."""
         with self._transaction("note receipts") as connection:
@@ -517,6 +532,13 @@ class Ledger:
             "SELECT subject, owner FROM fence WHERE kind = 'interaction' AND erased >= ?", (int(erased_only),)
         ).fetchall()
         return {subject for subject, _ in rows}, {owner for _, owner in rows}
+
+    def texts(self) -> list[str]:
+        """Return every text that the ledger holds of requests that are done: no id must be among them."""
+        rows = self._connection.execute(
+            "SELECT request_id, user_id, item_id, reason FROM requests WHERE state IN ('erased', 'cancelled')"
+        )
+        return [text for row in rows for text in row if text]
 
     # --- housekeeping -------------------------------------------------------------------------------
 

@@ -41,13 +41,14 @@ def purge(paths: StatePaths, manifest: Manifest) -> int:
     -------
     How many files and directories went.
     """
-    obsolete = list(_obsolete(paths, manifest))
+    obsolete = list(obsolete_files(paths, manifest))
     for path in obsolete:
         durable.remove(path)
     return len(obsolete)
 
 
-def _obsolete(paths: StatePaths, manifest: Manifest) -> Iterator[Path]:
+def obsolete_files(paths: StatePaths, manifest: Manifest) -> Iterator[Path]:
+    """Yield what the published version does not name."""
     current = paths.version(manifest.version)
     yield from (path for path in _entries(paths.versions) if path != current)
     yield from (path for path in _entries(paths.interactions) if path.name not in manifest.interactions)

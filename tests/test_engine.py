@@ -12,6 +12,7 @@ from recunlearn.engine.engine import Engine
 from recunlearn.engine.fitting import fit
 from recunlearn.engine.interactions import read_store
 from recunlearn.engine.ledger import Received
+from recunlearn.engine.receipts import open_receipt, read_lines, state_public_key
 from recunlearn.engine.requests import AccountDeletion, InteractionRemoval
 from recunlearn.engine.snapshot import load_snapshot
 from recunlearn.engine.state import StateError, StateInUseError, StatePaths
@@ -34,6 +35,12 @@ def ask(engine, *requests):
     """Record requests and carry them out."""
     engine.ledger.record([Received(request) for request in requests])
     return engine.apply(engine.ledger.pending())
+
+
+def outcomes(state):
+    """Return what the receipts say came of each request."""
+    lines = read_lines(StatePaths(state))
+    return [open_receipt(line, state_public_key(StatePaths(state)))["predicate"]["outcome"] for line in lines]
 
 
 def content(state):
@@ -71,7 +78,7 @@ requests_strategy = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     rows=st.lists(st.tuples(ids, st.integers(1, 5)), min_size=1, max_size=25, unique=True),
     asked=requests_strategy,
@@ -140,8 +147,7 @@ def test_what_is_not_there_is_answered_as_erased_nothing(state, request_):
     with Engine.open(state) as engine:
         report = ask(engine, request_)
         assert (report.version, report.erased) == (1, 1)
-        assert engine.ledger.without_receipt()[0].outcome == "nothing"
-        assert [c.outcome for c in engine.ledger.without_receipt()] == ["nothing"]
+    assert outcomes(state) == ["nothing"]
 
 
 def test_a_request_for_a_user_already_erased_is_answered_so(state):
@@ -150,7 +156,7 @@ def test_a_request_for_a_user_already_erased_is_answered_so(state):
         ask(engine, AccountDeletion("e-1", "anna"))
         report = ask(engine, AccountDeletion("e-2", "anna"))
         assert (report.version, report.erased) == (2, 1)
-        assert [c.outcome for c in engine.ledger.without_receipt()] == ["removed", "nothing"]
+    assert outcomes(state) == ["removed", "nothing"]
 
 
 def test_integer_ids_are_found_in_either_form(tmp_path):

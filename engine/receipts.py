@@ -1,0 +1,358 @@
+"""Erasure receipts: what was done for each request, signed, in an append-only log that anyone can check.
+
+``receipts/log.ndjson`` holds one DSSE envelope a line; ``receipts/checkpoint`` is the signed size and Merkle
+root of the log. A receipt is handed out as a *bundle*: the line, the proof that it is in the log, and the
+checkpoint. A bundle is verified offline, with the public key alone.
+"""
+
+import base64
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from .. import __version__
+from . import durable, merkle
+from .ledger import Cycle, ErasedRequest, Ledger
+from .signing import (
+    Checkpoint,
+    ReceiptError,
+    SigningKey,
+    key_id,
+    open_envelope,
+    open_note,
+    read_exactly,
+    read_public_key,
+)
+from .state import StatePaths
+
+PAYLOAD_TYPE = "application/vnd.recunlearn.erasure-receipt.v1+json"
+"""Media type of what is signed."""
+
+PROVES = (
+    "The holder of the key states that this request was carried out as described, at these times.",
+    "The receipt is in the log that the checkpoint commits to, at this place, and unaltered.",
+    "For each model: that it is exact, or the proven bound on its distance to a model that never saw the "
+    "subject, as the model computed it.",
+)
+DOES_NOT_PROVE = (
+    "Who the subject is: only who has the fence key can check a guess.",
+    "That no copy exists elsewhere: backups, exports, caches and memory are not the state directory.",
+    "That the software did what it states: rebuild the models from the data and compare (recunlearn verify).",
+)
+_log = logging.getLogger(__name__)
+
+
+class Bundle(msgspec.Struct, frozen=True):
+    """A receipt with all that is needed to check it: its line (base64) and its place in the log."""
+
+    leaf: str
+    index: int
+    proof: list[str]
+    checkpoint: str
+
+
+def statement(request: ErasedRequest, cycle: Cycle) -> bytes:
+    """Write what a receipt says: an in-toto statement (v1), JSON.
+
+    The subject of the statement is what was published; the subject of the request is a keyed hash.
+    """
+    record = cycle.record
+    models = record.get("models", {})
+    digests = {f"{record.get('version', 0):06d}/manifest.json": record.get("manifest_sha256")}
+    for model in models.values():
+        digests.update({f"{record['version']:06d}/{path}": sha for path, sha in model["files"].items()})
+    return msgspec.json.encode(
+        {
+            "_type": "https://in-toto.io/Statement/v1",
+            "subject": [{"name": name, "digest": {"sha256": sha}} for name, sha in digests.items()],
+            "predicateType": "urn:recunlearn:erasure-receipt:v1",
+            "predicate": {
+                "request": {
+                    "seq": request.seq,
+                    "id": request.request_id,
+                    "kind": request.kind,
+                    "subject_hash": request.subject.hex(),
+                    "hash": "BLAKE2b-256, keyed",
+                    "source": {"partition": request.partition, "offset": request.offset},
+                    "requested": _time(request.requested_at),
+                },
+                "received": _time(request.received_at),
+                "fenced": _time(request.fenced_at),
+                "erased": _time(request.erased_at),
+                "outcome": request.outcome,
+                "version": record.get("version"),
+                "manifest_sha256": {
+                    "before": record.get("parent_sha256"), "after": record.get("manifest_sha256"),
+                },
+                "models": {
+                    name: {key: value for key, value in model.items() if key != "files"}
+                    for name, model in models.items()
+                },
+                "scan": record.get("scan"),
+                "kept": "the keyed hash of the subject, to refuse late and replayed events",
+                "software": __version__,
+            },
+        }
+    )  # fmt: skip
+
+
+def _time(seconds: float | None) -> str | None:
+    return (
+        None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
+    )
+
+
+class ReceiptLog:
+    """The log as its one writer sees it.
+
+    Raises
+    ------
+    ReceiptError
+        The log is shorter than its checkpoint says, or not what the checkpoint commits to.
+    """
+
+    def __init__(self, paths: StatePaths) -> None:
+        durable.make_directory(paths.receipts)
+        self._paths = paths
+        self._key = SigningKey.create(paths)
+        self._lines_path, self._checkpoint_path = log_path(paths), checkpoint_path(paths)
+        self._tree = merkle.Frontier()
+        self._drop_what_was_cut_off()
+
+    def _drop_what_was_cut_off(self) -> None:
+        """Cut the log back to its checkpoint: what is after it was never given out."""
+        checkpoint = read_checkpoint(self._paths, self._key.public)
+        size = 0 if checkpoint is None else checkpoint.size
+        content = self._lines_path.read_bytes() if self._lines_path.exists() else b""
+        lines = content.split(b"\n")[:size]
+        kept = sum(len(line) + 1 for line in lines)
+        if len(lines) < size or kept > len(content):
+            raise ReceiptError(f"{self._lines_path} has {len(lines)} receipts, its checkpoint {size}")
+        for line in lines:
+            self._tree.add(merkle.leaf_hash(line))
+        if checkpoint is not None and self._tree.root() != checkpoint.root:
+            raise ReceiptError(f"{self._lines_path} is not what its checkpoint commits to")
+        if kept < len(content):
+            durable.truncate(self._lines_path, kept)
+
+    @property
+    def size(self) -> int:
+        """How many receipts there are."""
+        return self._tree.size
+
+    def append(self, payloads: Sequence[bytes]) -> range:
+        """Sign receipts and commit to them, durably; returns their places in the log."""
+        lines = [self._key.envelope(payload, PAYLOAD_TYPE) for payload in payloads]
+        start = self.size
+        durable.append(self._lines_path, b"".join(line + b"\n" for line in lines))
+        for line in lines:
+            self._tree.add(merkle.leaf_hash(line))
+        checkpoint = Checkpoint(_origin(self._key.public), self.size, self._tree.root())
+        durable.replace(self._checkpoint_path, self._key.note(checkpoint))
+        return range(start, self.size)
+
+
+def give_receipts(ledger: Ledger, log: ReceiptLog, paths: StatePaths) -> int:
+    """Give each erased request its receipt, once, whenever a crash comes; returns how many were new."""
+    waiting = {request.seq: request for request in ledger.without_receipt()}
+    if not waiting:
+        return 0
+    noted = ledger.last_receipt()
+    if log.size > noted + 1:  # a crash came between the log and the ledger
+        lines = log_path(paths).read_bytes().split(b"\n")[noted + 1 : log.size]
+        given = {request_of(_payload(line))["seq"]: noted + 1 + k for k, line in enumerate(lines)}
+        ledger.note_receipts(given)
+        waiting = {seq: request for seq, request in waiting.items() if seq not in given}
+    if waiting:
+        cycles = {number: ledger.cycle(number) for number in {r.cycle for r in waiting.values()}}
+        places = log.append([statement(request, cycles[request.cycle]) for request in waiting.values()])
+        ledger.note_receipts(dict(zip(waiting, places, strict=True)))
+    return len(waiting)
+
+
+def _origin(public: Ed25519PublicKey) -> str:
+    return f"recunlearn-receipts/{key_id(public)[:16]}"
+
+
+def log_path(paths: StatePaths) -> Any:
+    """Where the receipts are."""
+    return paths.receipts / "log.ndjson"
+
+
+def checkpoint_path(paths: StatePaths) -> Any:
+    """Where the signed checkpoint is."""
+    return paths.receipts / "checkpoint"
+
+
+def read_checkpoint(paths: StatePaths, public: Ed25519PublicKey) -> Checkpoint | None:
+    """Read and check the checkpoint; None if there is no receipt yet.
+
+    Raises
+    ------
+    ReceiptError
+        It is damaged, or missing beside a log that is not empty.
+    """
+    try:
+        return open_note(checkpoint_path(paths).read_bytes(), public)
+    except FileNotFoundError:
+        return None
+
+
+def read_lines(paths: StatePaths, size: int | None = None) -> list[bytes]:
+    """Read the log's lines, the first ``size`` of them."""
+    path = log_path(paths)
+    lines: list[bytes] = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return lines if size is None else lines[:size]
+
+
+def _payload(line: bytes) -> bytes:
+    """Take the payload out of a line of our own log, unchecked."""
+    return base64.b64decode(msgspec.json.decode(line)["payload"])
+
+
+def request_of(payload: bytes) -> dict[str, Any]:
+    """Return the request of a statement."""
+    request: dict[str, Any] = msgspec.json.decode(payload)["predicate"]["request"]
+    return request
+
+
+def make_bundle(paths: StatePaths, index: int) -> bytes:
+    """Put together what a third party needs to check receipt ``index``: JSON.
+
+    Raises
+    ------
+    ReceiptError
+        There is no such receipt, or the log does not check out.
+    """
+    public = state_public_key(paths)
+    checkpoint = read_checkpoint(paths, public)
+    size = 0 if checkpoint is None else checkpoint.size
+    lines = read_lines(paths, size)
+    if not 0 <= index < len(lines):
+        raise ReceiptError(f"there is no receipt {index}; there are {len(lines)}, counted from 0")
+    leaves = [merkle.leaf_hash(line) for line in lines]
+    bundle = Bundle(
+        leaf=base64.b64encode(lines[index]).decode(),
+        index=index,
+        proof=[base64.b64encode(node).decode() for node in merkle.inclusion_proof(leaves, index)],
+        checkpoint=checkpoint_path(paths).read_text(encoding="utf-8"),
+    )
+    content = msgspec.json.encode(bundle)
+    verify_bundle(content, public)
+    return content
+
+
+def find_receipt(paths: StatePaths, receipt: str) -> int:
+    """Return the place of a receipt that is named by its place or by the id of its request.
+
+    Raises
+    ------
+    ReceiptError
+        There is none.
+    """
+    lines = read_lines(paths)
+    for index, line in enumerate(lines):
+        if request_of(_payload(line))["id"] == receipt:
+            return index
+    if receipt.isascii() and receipt.isdecimal() and int(receipt) < len(lines):
+        return int(receipt)
+    raise ReceiptError(f"there is no receipt {receipt!r}; list them: recunlearn receipts list")
+
+
+def verify_bundle(content: bytes, public: Ed25519PublicKey) -> dict[str, Any]:
+    """Check a bundle with nothing but the public key; returns the statement.
+
+    Raises
+    ------
+    ReceiptError
+        Whatever is wrong with it; no other exception is raised, whatever ``content`` is.
+    """
+    bundle: Bundle = read_exactly(content.rstrip(b"\n"), Bundle, "the bundle")
+    checkpoint = open_note(bundle.checkpoint.encode(), public)
+    if checkpoint.origin != _origin(public):
+        raise ReceiptError("the checkpoint is of another log")
+    line = _base64(bundle.leaf)
+    proof = [_base64(node) for node in bundle.proof]
+    found = merkle.root_from_proof(merkle.leaf_hash(line), bundle.index, checkpoint.size, proof)
+    if found != checkpoint.root:
+        raise ReceiptError("the receipt is not in the log that the checkpoint commits to")
+    return open_receipt(line, public)
+
+
+def open_receipt(line: bytes, public: Ed25519PublicKey) -> dict[str, Any]:
+    """Check one envelope and return its statement.
+
+    Raises
+    ------
+    ReceiptError
+        As :func:`verify_bundle`.
+    """
+    payload = open_envelope(line, PAYLOAD_TYPE, public)
+    said: dict[str, Any] = read_exactly(payload, dict[str, Any], "the statement")
+    return said
+
+
+def _base64(text: str) -> bytes:
+    try:
+        content = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise ReceiptError("a field is not base64") from None
+    if base64.b64encode(content).decode() != text:
+        raise ReceiptError("a field is not canonical base64")
+    return content
+
+
+def state_public_key(paths: StatePaths) -> Ed25519PublicKey:
+    """Read the state's public key.
+
+    Raises
+    ------
+    ReceiptError
+        It is missing or not a key.
+    """
+    try:
+        return read_public_key(paths.receipt_public_key.read_bytes())
+    except FileNotFoundError:
+        raise ReceiptError(f"{paths.receipt_public_key} is missing; restore it from a backup") from None
+
+
+def check_log(paths: StatePaths, ledger: Ledger) -> tuple[int, int, list[str]]:
+    """Recompute everything: each signature, the root, the checkpoint, and the ledger's view of the log.
+
+    Returns
+    -------
+    count, valid, problems : receipts in the log; those that check out; what is wrong, one line each.
+    """
+    lines = read_lines(paths)
+    erased = ledger.erased_count()
+    if not lines and not erased and not checkpoint_path(paths).exists():
+        return 0, 0, []
+    problems: list[str] = []
+    try:
+        public = state_public_key(paths)
+        checkpoint = read_checkpoint(paths, public)
+    except ReceiptError as error:
+        return len(lines), 0, [str(error)]
+    root = merkle.root([merkle.leaf_hash(line) for line in lines])
+    if checkpoint is None or (checkpoint.size, checkpoint.root) != (len(lines), root):
+        problems.append("the log is not what its checkpoint commits to")
+    noted, seen, valid = ledger.receipt_places(), set(), 0
+    for index, line in enumerate(lines):
+        try:
+            request = open_receipt(line, public)["predicate"]["request"]
+            seq = request["seq"]
+        except (ReceiptError, KeyError, TypeError) as error:
+            problems.append(f"receipt {index}: {error}")
+            continue
+        if seq in seen or noted.get(seq) != index:
+            problems.append(f"receipt {index} is not the one that the ledger knows for request {seq}")
+            continue
+        seen.add(seq)
+        valid += 1
+    if len(seen) < erased:
+        problems.append(f"{erased - len(seen)} erased requests have no receipt")
+    return len(lines), valid, problems

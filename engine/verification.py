@@ -1,0 +1,185 @@
+"""``recunlearn verify``: every file is what was written, every proof holds, no erased user is left."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from .fence import FenceKey
+from .interactions import read_store
+from .ledger import Ledger, is_distinctive
+from .purge import ScanResult, obsolete_files
+from .receipts import check_log
+from .state import StatePaths, read_config
+from .version import (
+    Manifest,
+    ProofRecord,
+    Store,
+    VersionError,
+    damaged_files,
+    read_current,
+    read_ids,
+    read_manifest,
+    read_models,
+)
+
+_TOKEN = re.compile(rb"[^\x00-\x20\x7f\"',:;={}\[\]()<>\\]{3,}")
+_WIDE_TOKEN = re.compile(rb"(?:[\x21-\x7e]\x00){3,}")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a verification found.
+
+    Attributes
+    ----------
+    models : registry name -> exact, bound, erased_at_least.
+    scan : what a search of every file for erased users found.
+    receipts, valid_receipts : how many there are; how many check out.
+    problems : everything that is not as it must be, one line each; empty if all is well.
+    """
+
+    models: Mapping[str, Mapping[str, Any]]
+    scan: ScanResult
+    receipts: int
+    valid_receipts: int
+    problems: list[str]
+
+    @property
+    def ok(self) -> bool:
+        """Tell whether all is well."""
+        return not self.problems
+
+
+def verify_state(state_dir: str | Path) -> Verification:
+    """Check a state: digests, models against their records, receipts, and remains of erased users.
+
+    Once a user is erased their id is known to nobody: each id, and each word of text, that is found in a
+    file is hashed with the fence key and looked up among those that are erased.
+
+    Raises
+    ------
+    StateError
+        There is no state, or nothing is published.
+    """
+    paths = StatePaths(Path(state_dir))
+    read_config(paths)
+    number, digest = read_current(paths)
+    manifest = read_manifest(paths, number, digest)
+    key = FenceKey.load(paths)
+    directory = paths.version(number)
+    problems = damaged_files(directory, manifest.files)
+    problems += damaged_files(paths.interactions, manifest.interactions)
+    problems += [f"{path} is obsolete: run recunlearn run --once" for path in obsolete_files(paths, manifest)]
+    with Ledger(paths.ledger, key) as ledger:
+        if (integrity := ledger.integrity()) != "ok":
+            problems.append(f"{paths.ledger}: {integrity}")
+        count, valid, receipt_problems = check_log(paths, ledger)
+        newest = ledger.published_version()
+        erased = Erased(key, ledger.fenced_users(erased_only=True), *ledger.fenced_pairs(erased_only=True))
+        texts = ledger.texts()
+    if number < newest:
+        problems.append(f"CURRENT names version {number}, but an erasure was published in version {newest}")
+    if not problems:
+        problems += _check_models(paths, directory, manifest)
+    scan = scan_for_erased(paths, erased, texts)
+    problems += receipt_problems
+    problems += [f"{path} holds something of an erased user" for path in scan.found]
+    models = {
+        name: {key: getattr(model.proof, key) for key in ("exact", "bound", "erased_at_least")}
+        for name, model in manifest.models.items()
+    }
+    return Verification(models, scan, count, valid, problems)
+
+
+def _check_models(paths: StatePaths, directory: Path, manifest: Manifest) -> list[str]:
+    """Restore every model: it proves what the manifest says, and holds what the interaction store holds."""
+    problems = []
+    users, items = read_ids(directory, manifest)
+    frame = read_store(paths, Store(manifest.interactions, manifest.partitions))
+    kept = [] if frame is None else frame["value"].to_list()
+    for name, model in read_models(directory, manifest, mapped=True).items():
+        if ProofRecord.of(model.proof()) != manifest.models[name].proof:
+            problems.append(f"model {name} does not prove what version {manifest.version} says of it")
+        if model.user_items.data.tolist() != kept or model.user_items.shape != (len(users), len(items)):
+            problems.append(f"model {name} does not hold what the interaction store holds")
+    if frame is not None and not (
+        frame["user_id"].unique().sort().equals(users) and frame["item_id"].unique().sort().equals(items)
+    ):
+        problems.append("the published users and items are not those of the interaction store")
+    return problems
+
+
+class Erased:
+    """Who and what is erased, as keyed hashes."""
+
+    def __init__(self, key: FenceKey, users: set[bytes], pairs: set[bytes], owners: set[bytes]) -> None:
+        self._key, self._users, self._pairs, self._owners = key, users, pairs, owners
+
+    def has_user(self, ids: Iterable[Any]) -> bool:
+        """Tell whether one of ``ids`` is an erased user's."""
+        return bool(self._users) and any(
+            self._key.user(text) in self._users for text in ids if text is not None and text != ""
+        )
+
+    def has_pair(self, frame: pl.DataFrame) -> bool:
+        """Tell whether an interaction of ``frame`` is an erased one."""
+        if not self._pairs:
+            return False
+        users = frame["user_id"].unique()
+        owners = users.filter(pl.Series([self._key.user(u) in self._owners for u in users], dtype=pl.Boolean))
+        rows = frame.filter(pl.col("user_id").is_in(owners.implode())).select("user_id", "item_id")
+        return any(self._key.pair(user, item) in self._pairs for user, item in rows.iter_rows())
+
+
+def scan_for_erased(paths: StatePaths, erased: Erased, ledger_texts: Iterable[str]) -> ScanResult:
+    """Search every file under a state directory for users and interactions that are erased.
+
+    Parquet and Arrow are decoded; other files are searched for words, in UTF-8 and UTF-16. Short numbers
+    are looked for only where ids are: in text they are everywhere.
+    """
+    found: list[str] = []
+    files = size = 0
+    for path in sorted(path for path in paths.root.rglob("*") if path.is_file()):
+        files += 1
+        size += path.stat().st_size
+        try:
+            hit = _holds_erased(path, erased)
+        except (pl.exceptions.PolarsError, VersionError, OSError):
+            hit = erased.has_user(_words(path))  # not what its ending says: then it is searched as text
+        if path == paths.ledger:
+            hit = hit or erased.has_user(ledger_texts)
+        if hit:
+            found.append(str(path.relative_to(paths.root)))
+    return ScanResult(files, size, found)
+
+
+def _holds_erased(path: Path, erased: Erased) -> bool:
+    if path.suffix == ".parquet":
+        frame = pl.read_parquet(path)
+    elif path.suffix == ".arrow":
+        if "user_id" not in pl.read_ipc_schema(path):
+            return False
+        frame = pl.read_ipc(path, columns=["user_id"])
+    else:
+        return erased.has_user(_words(path))
+    if "user_id" in frame.columns and erased.has_user(frame["user_id"].unique()):
+        return True
+    return {"user_id", "item_id"} <= set(frame.columns) and erased.has_pair(frame)
+
+
+def _words(path: Path) -> Iterator[str]:
+    """Yield the distinct words of a file that could tell somebody apart."""
+    content = path.read_bytes()
+    tokens = set(_TOKEN.findall(content))
+    tokens.update(wide.replace(b"\x00", b"") for wide in _WIDE_TOKEN.findall(content))
+    for token in tokens:
+        try:
+            text = token.decode()
+        except UnicodeDecodeError:
+            continue
+        if is_distinctive(text):
+            yield text

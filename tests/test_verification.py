@@ -1,0 +1,148 @@
+"""recunlearn verify: quiet about a sound state, loud about anything else, and remains above all."""
+
+import json
+
+import polars as pl
+import pytest
+import typer.testing
+from recunlearn import cli
+from recunlearn.engine.engine import Engine
+from recunlearn.engine.fitting import fit
+from recunlearn.engine.ledger import Received
+from recunlearn.engine.requests import AccountDeletion, InteractionRemoval
+from recunlearn.engine.verification import verify_state
+
+from .popularity import interactions
+
+ROWS = [(user, item) for user in ("anna-one", "bob-two", "cleo-three", "7") for item in ("x", "y", "z")]
+
+
+@pytest.fixture
+def state(tmp_path):
+    """Make a state from which one user and one interaction are erased."""
+    fit(tmp_path / "state", interactions(ROWS), {"popularity": {}})
+    with Engine.open(tmp_path / "state") as engine:
+        requests = [AccountDeletion("e-1", "anna-one"), InteractionRemoval("e-2", "bob-two", "y")]
+        requests.append(AccountDeletion("e-3", "7"))
+        engine.ledger.record([Received(request) for request in requests])
+        engine.apply(engine.ledger.pending())
+    return tmp_path / "state"
+
+
+def test_a_sound_state_is_verified(state):
+    """Nothing to say about a state from which people were erased."""
+    found = verify_state(state)
+    assert found.problems == []
+    assert found.models == {"popularity": {"exact": True, "bound": 0.0, "erased_at_least": 1.0}}
+    assert (found.receipts, found.valid_receipts, found.scan.found) == (3, 3, [])
+    assert found.scan.files == sum(path.is_file() for path in state.rglob("*"))
+
+
+PLANTED = {
+    "a text": ("notes.txt", lambda path: path.write_text("we miss anna-one, really")),
+    "wide text": ("notes.log", lambda path: path.write_bytes("x anna-one y".encode("utf-16-le"))),
+    "json": ("receipts/x.json", lambda path: path.write_text(json.dumps({"user": "anna-one"}))),
+    "arrow": ("versions/a.arrow", lambda path: pl.DataFrame({"user_id": ["anna-one"]}).write_ipc(path)),
+    "a short id in arrow": ("a.arrow", lambda path: pl.DataFrame({"user_id": ["7"]}).write_ipc(path)),
+    "parquet": (
+        "interactions/a.parquet",
+        lambda path: pl.DataFrame({"user_id": ["anna-one"]}).write_parquet(path),
+    ),
+    "an interaction": (
+        "copy.parquet",
+        lambda path: pl.DataFrame({"user_id": ["bob-two"], "item_id": ["y"]}).write_parquet(path),
+    ),
+    "text under a false name": ("b.parquet", lambda path: path.write_text("anna-one")),
+}
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_remains_are_found_though_nobody_knows_the_id_any_more(state, kind):
+    """An erased id planted in any kind of file is found by its keyed hash, and the file is named."""
+    name, plant = PLANTED[kind]
+    plant(state / name)
+    found = verify_state(state)
+    assert found.scan.found == [name]
+    assert not found.ok
+
+
+@pytest.mark.parametrize(
+    "name", ["fine.txt", "other.parquet"],
+)  # fmt: skip
+def test_people_who_are_kept_are_no_remains(state, name):
+    """Other users' ids, and items of erased interactions, are nobody's remains."""
+    if name.endswith("txt"):
+        (state / name).write_text("bob-two cleo-three x y z 7")
+    else:
+        pl.DataFrame({"user_id": ["bob-two", "cleo-three"], "item_id": ["x", "y"]}).write_parquet(
+            state / name
+        )
+    assert verify_state(state).scan.found == []
+
+
+@pytest.mark.parametrize(
+    "name", ["users.arrow", "popularity/item_counts.arrow", "interactions", "receipts/log.ndjson"]
+)
+def test_damage_is_named(state, name):
+    """A flipped byte in any file is found, and the file is named."""
+    if name == "interactions":
+        path = next((state / "interactions").iterdir())
+    else:
+        path = state / name if name.startswith("receipts") else state / "versions" / "000002" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    found = verify_state(state)
+    assert not found.ok
+    assert any(path.name in problem or "receipt" in problem for problem in found.problems)
+
+
+def test_what_a_purge_missed_is_named(state):
+    """An older version or partition that is still there is a problem, until the next start purges it."""
+    (state / "versions" / "000001").mkdir()
+    (state / "interactions" / "000-000001.parquet").write_bytes(b"old")
+    problems = verify_state(state).problems
+    assert len([problem for problem in problems if "obsolete" in problem]) == 2
+    Engine.open(state).close()
+    assert verify_state(state).ok
+
+
+def test_the_command_prints_the_contract(state):
+    """The JSON has exactly the fields that were agreed on; exit code 1 when not all is well."""
+    runner = typer.testing.CliRunner()
+    result = runner.invoke(cli.app, ["verify", "--state", str(state), "--json"])
+    report = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert list(report) == ["ok", "models", "scan", "receipts"]
+    assert list(report["scan"]) == ["files", "bytes", "found"]
+    assert report["receipts"] == {"count": 3, "valid": 3}
+    (state / "left.txt").write_text("anna-one")
+    result = runner.invoke(cli.app, ["verify", "--state", str(state)])
+    assert result.exit_code == 1
+    assert "left.txt holds something of an erased user" in result.stderr
+
+
+def test_the_receipt_commands_work_together(state, tmp_path):
+    """list, show, verify and fsck: a receipt leaves the state and is checked elsewhere."""
+    runner = typer.testing.CliRunner()
+
+    def invoke(*arguments, rc=0):
+        result = runner.invoke(cli.app, ["receipts", *map(str, arguments)])
+        assert result.exit_code == rc, result.output
+        return result
+
+    listed = json.loads(invoke("--state", state, "--json").stdout)["receipts"]
+    assert [row["request_id"] for row in listed] == ["e-1", "e-2", "e-3"]
+    assert invoke("list", "--state", state).stdout.count("erased") == 3
+    invoke("show", "e-2", "--state", state, "--output", tmp_path / "receipt.json")
+    (tmp_path / "key.pub").write_bytes((state / "keys" / "receipts.pub").read_bytes())
+    shown = invoke("verify", tmp_path / "receipt.json", "--public-key", tmp_path / "key.pub").stdout
+    assert "It does not prove" in shown
+    assert '"id": "e-2"' in shown
+    (tmp_path / "receipt.json").write_text((tmp_path / "receipt.json").read_text().replace("A", "B", 1))
+    assert "not a valid receipt" in invoke(
+        "verify", tmp_path / "receipt.json", "--public-key", tmp_path / "key.pub", rc=1
+    ).stderr  # fmt: skip
+    assert json.loads(invoke("fsck", "--state", state, "--json").stdout)["ok"] is True
+    invoke("show", "99", "--state", state, rc=1)
+    invoke("list", rc=2)
