@@ -537,6 +537,14 @@ def test_the_order_of_rows_changes_nothing(rows, random):
     assert one.frame.equals(other.frame)
 
 
+def test_a_sum_is_the_same_in_any_order():
+    """Floats whose sum depends on the order of addition still give one sum, bit for bit."""
+    orders = list(itertools.permutations([0.1, 0.2, 0.3, 1e9, 7e-9]))
+    assert len({sum(values) for values in orders}) > 1
+    frames = [pl.DataFrame({"user_id": [1] * 5, "item_id": [1] * 5, "value": values}) for values in orders]
+    assert len({table_from_frame(frame).frame["value"].item() for frame in frames}) == 1
+
+
 @examples(60)
 @given(
     st.lists(st.tuples(st.sampled_from(["1", "2", "30"]), st.integers(0, 3), st.integers(1, 9)), min_size=1)
