@@ -124,6 +124,6 @@ def _receipts(seen: Seen) -> Check:
     return Check(
         "receipts",
         "Every request has a signed receipt that verifies.",
-        receipts["count"] == asked and bool(receipts["valid"]),
-        f"{count(receipts['count'])} receipts for {count(asked)} requests",
+        receipts["valid"] == receipts["count"] == asked,
+        f"{count(receipts['valid'])} valid receipts for {count(asked)} requests",
     )

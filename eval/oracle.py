@@ -22,7 +22,7 @@ FloatMatrix: TypeAlias = NDArray[np.float64]
 FloatVector: TypeAlias = NDArray[np.float64]
 Matrix: TypeAlias = FloatMatrix | sp.csr_matrix[Any]
 
-ORACLE_TIGHTER = 1e-2
+ORACLE_TIGHTER = 1e-3
 """The oracle of an iterative model is fitted to this share of the model's own tolerance."""
 
 _BLOCK_ENTRIES = 4_000_000
@@ -139,11 +139,17 @@ class Controls:
         return published.placed(self.users, self.items, self.nothing.shape)
 
 
-def scores_of(model: ForgettableModel) -> Scores:
+def scores_of(model: ForgettableModel, item_scale: FloatVector | None = None) -> Scores:
     """Return a model's scores as a product, copied, in the norm that its proof is stated in.
 
-    ``user_factors @ item_factors.T`` for a factorisation (SpectralMF: in ``S~``, its item factors divided
-    by ``d_i^b``), ``user_items @ item_weights`` or ``user_items @ similarity`` for an item-item model.
+    ``user_factors @ item_factors.T`` for a factorisation, ``user_items @ item_weights`` or
+    ``user_items @ similarity`` for an item-item model. A factorisation that publishes an ``item_scale``
+    (SpectralMF: ``d_i^-b``) has its proof in scores so scaled.
+
+    Parameters
+    ----------
+    item_scale : float64 [n_items], another scale in place of its own: scores of models with other degrees
+        can only be compared in one and the same.
 
     Raises
     ------
@@ -152,12 +158,16 @@ def scores_of(model: ForgettableModel) -> Scores:
     """
     if hasattr(model, "user_factors"):
         items = np.array(cast(Any, model).item_factors, dtype=np.float64)
-        power = float(model.settings().get("item_power") or 0.0)
-        if power:
-            degrees = np.asarray(model.user_items.sum(axis=0), dtype=np.float64).ravel()
-            items /= np.where(degrees > 0, degrees, 1.0)[:, None] ** power
-        return Scores(np.array(cast(Any, model).user_factors, dtype=np.float64), items.T)
+        scale = item_scale if item_scale is not None else item_scale_of(model)
+        right = items.T if scale is None else (items * scale[:, None]).T
+        return Scores(np.array(cast(Any, model).user_factors, dtype=np.float64), right)
     return Scores(sp.csr_matrix(model.user_items, dtype=np.float64, copy=True), item_weights_of(model))
+
+
+def item_scale_of(model: ForgettableModel) -> FloatVector | None:
+    """Return the scale of items that a model's proof is stated in, float64 [n_items]; None without one."""
+    scale = model.published().get("item_scale") if hasattr(model, "user_factors") else None
+    return None if scale is None else np.array(scale, dtype=np.float64)
 
 
 def item_weights_of(model: ForgettableModel) -> Matrix:
@@ -181,13 +191,15 @@ def retrain(model: ForgettableModel, user_items: Interactions) -> ForgettableMod
     """Fit the same model from scratch: the oracle.
 
     A regularization that the first fit chose is kept (it is part of the model), and an iterative model is
-    fitted more tightly than published ones are, so that what is measured is *their* error.
+    fitted more tightly than published ones are and in float64, so that what is measured is *their* error.
     """
     settings = dict(model.settings())
     if settings.get("regularization", 0) is None:
         settings["regularization"] = cast(Any, model).regularization
     if isinstance(tolerance := settings.get("tolerance"), float):
         settings["tolerance"] = tolerance * ORACLE_TIGHTER
+    if "dtype" in settings:
+        settings["dtype"] = "float64"
     make = cast(Callable[..., ForgettableModel], type(model))
     return make(**settings).fit(user_items)
 
@@ -216,9 +228,10 @@ def controls(
     """
     nobody = np.zeros(model.user_items.shape[0], dtype=np.bool_)
     change = plan_change(model.user_items, nobody, users, pair_users, pair_items)
-    before, kept = scores_of(model), change.user_items
+    kept = change.user_items
     rows, columns = np.flatnonzero(np.diff(kept.indptr) > 0), np.unique(kept.indices).astype(np.int64)
     oracle = retrain(model, kept[rows][:, columns])
+    before = scores_of(model, _placed_scale(item_scale_of(oracle), columns, kept.shape[1]))
     return Controls(
         nothing=before,
         rows_only=_rows_only(before, change),
@@ -302,6 +315,15 @@ def weight_distance(a: Matrix, b: Matrix) -> tuple[float, float]:
     moved = float(np.linalg.norm(difference))
     largest = float(np.abs(difference).max(initial=0.0))
     return (moved / reference if reference else (0.0 if moved == 0 else float("inf"))), largest
+
+
+def _placed_scale(scale: FloatVector | None, columns: IntVector, size: int) -> FloatVector | None:
+    """Put the scale of some items among all; items without interactions have the scale 1."""
+    if scale is None:
+        return None
+    placed = np.ones(size)
+    placed[columns] = scale
+    return placed
 
 
 def _rows_only(before: Scores, change: Change) -> Scores:

@@ -272,7 +272,7 @@ def _method(report: Report) -> str:
         "<h2>How this was measured</h2>"
         "<p>Influence is counted strictly: only in the rows of users whom the removal did not touch, as the "
         "Frobenius distance of scores to a fit from scratch without the removed data (iterative models: "
-        "fitted a hundred times more tightly than the published ones). Counting the forgotten rows "
+        "fitted a thousand times more tightly than the published ones). Counting the forgotten rows "
         "themselves would flatter everybody: <em>only drop the rows</em> would then look like "
         f"{escape(_flattered(report))}. For an exact model, what is left is the rounding of float64.</p>"
         "<p><em>Fenced</em> and <em>erased</em> are stamped by the ledger, from the moment the request was "

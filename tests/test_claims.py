@@ -24,7 +24,7 @@ def good_run():
         verified={
             "ok": True,
             "scan": {"files": 30, "bytes": 5_000_000, "found": []},
-            "receipts": {"count": 1, "valid": True},
+            "receipts": {"count": 1, "valid": 1},
         },
         expected_interactions=90,
     )
@@ -68,8 +68,8 @@ def test_every_claim_holds_on_a_good_run():
         ("file", lambda s: verified(s, scan={"files": 30, "bytes": 1, "found": ["x"]})),
         ("file", lambda s: verified(s, scan={"files": 0, "bytes": 0, "found": []})),
         ("file", lambda s: verified(s, ok=False)),
-        ("receipt", lambda s: verified(s, receipts={"count": 0, "valid": True})),
-        ("receipt", lambda s: verified(s, receipts={"count": 1, "valid": False})),
+        ("receipt", lambda s: verified(s, receipts={"count": 0, "valid": 0})),
+        ("receipt", lambda s: verified(s, receipts={"count": 1, "valid": 0})),
     ],
 )
 def test_each_claim_fails_on_what_it_is_there_to_catch(claim, spoil):

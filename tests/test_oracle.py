@@ -192,7 +192,7 @@ def test_an_exact_model_erases_all_influence(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_retraining_leaves_the_model_alone_and_keeps_its_settings(name):
-    """The oracle has the model's settings but a tighter tolerance, and the model is not changed."""
+    """The oracle has the model's settings, but is tighter and in float64; the model is not changed."""
     model = MODELS[name]().fit(small_interactions(3))
     before = {key: np.array(a.toarray() if sp.issparse(a) else a) for key, a in model.published().items()}
     oracle = retrain(model, small_interactions(4))
@@ -201,8 +201,28 @@ def test_retraining_leaves_the_model_alone_and_keeps_its_settings(name):
     for setting, value in oracle.settings().items():
         if setting == "tolerance":
             assert value < model.settings()["tolerance"]
+        elif setting == "dtype":
+            assert value == "float64"
         elif model.settings()[setting] is not None:
             assert value == model.settings()[setting]
+
+
+@pytest.mark.skipif("spectral_mf" not in MODELS, reason="SpectralMF is not registered")
+def test_the_oracle_of_a_spectral_factorisation_is_the_shrunk_svd_of_what_is_kept():
+    """The retrained scores are SVT(X~) by a full SVD, and all scores are in its scale of items."""
+    x = small_interactions(6)
+    model = MODELS["spectral_mf"](factors=4).fit(x)
+    found = controls(model, [3, 8], [5], [5])
+    kept = left_out(x, [3, 8], [5], [5])
+    by_user, by_item = (
+        np.where(sums > 0, sums, 1.0) ** -0.25 for sums in (kept.sum(axis=1), kept.sum(axis=0))
+    )
+    u, s, vt = np.linalg.svd(by_user[:, None] * kept * by_item)
+    shrunk = np.maximum(s - model.regularization, 0.0)
+    expected = u[:, : s.size] * shrunk @ vt[: s.size]
+    np.testing.assert_allclose(dense(found.retrained), expected, atol=1e-6 * np.linalg.norm(expected))
+    before = (model.user_factors @ model.item_factors.T) * by_item
+    np.testing.assert_allclose(dense(found.nothing), before, atol=1e-6)
 
 
 def test_a_model_without_weights_or_factors_is_refused():
