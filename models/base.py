@@ -163,13 +163,10 @@ def plan_change(
 
     now_forgotten = forgotten.copy()
     now_forgotten[accounts] = True
-    keep = np.ones(user_items.nnz, dtype=np.bool_)
-    keep[positions] = False
     touched = np.union1d(accounts, rows)
     indptr = user_items.indptr
-    for user in accounts:
-        keep[indptr[user] : indptr[user + 1]] = False
-    kept = _select_entries(user_items, keep)
+    removed = np.unique(np.concatenate([positions, *(np.arange(*indptr[u : u + 2]) for u in accounts)]))
+    kept = _drop_entries(user_items, removed.astype(np.int64))
     return Change(touched, user_items[touched], kept[touched], kept, now_forgotten)
 
 
@@ -212,13 +209,20 @@ def _positions(user_items: Interactions, rows: IntVector, columns: IntVector) ->
     return positions
 
 
-def _select_entries(user_items: Interactions, keep: NDArray[np.bool_]) -> Interactions:
-    """Build the CSR matrix of the entries marked in ``keep``: bool [nnz]."""
-    before = np.concatenate([[0], np.cumsum(keep)])
-    indptr = before[user_items.indptr].astype(user_items.indptr.dtype)
-    kept: Interactions = sp.csr_matrix(
-        (user_items.data[keep], user_items.indices[keep], indptr), shape=user_items.shape
-    )
+def _drop_entries(user_items: Interactions, positions: IntVector) -> Interactions:
+    """Build the CSR matrix without the entries stored at ``positions``: int64 [k], ascending, unique.
+
+    What lies between them is copied in whole pieces: at the speed of memory, few rows go.
+    """
+    rows = np.searchsorted(user_items.indptr, positions, side="right")
+    lost = np.cumsum(np.bincount(rows, minlength=user_items.indptr.size))
+    bounds = np.concatenate([[-1], positions, [user_items.nnz]])
+    ends = np.flatnonzero(np.diff(bounds) > 1)
+    pieces = [slice(bounds[k] + 1, bounds[k + 1]) for k in ends] or [slice(0, 0)]
+    data = np.concatenate([user_items.data[piece] for piece in pieces])
+    indices = np.concatenate([user_items.indices[piece] for piece in pieces])
+    indptr = (user_items.indptr - lost).astype(user_items.indptr.dtype)
+    kept: Interactions = sp.csr_matrix((data, indices, indptr), shape=user_items.shape)
     kept.has_sorted_indices = True
     kept.has_canonical_format = True
     return kept

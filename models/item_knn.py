@@ -297,7 +297,7 @@ def _can_subtract(pairs: CoOccurrence, before: Interactions, after: Interactions
     A user who had every item but one weighs nothing in TF-IDF and BM25 (idf 0), but more with fewer items:
     their pairs may be new to the pattern.
     """
-    if pairs.units == 1.0:
+    if pairs.unit == 1.0:
         return True
     sizes = np.diff(before.indptr)
     weighed_nothing = before.data[before.indptr[:-1][sizes > 0]] == 0.0

@@ -82,13 +82,17 @@ def sparse_times_dense(indptr: Any, indices: Any, data: Any, matrix: Any, out: A
     for block in numba.prange((n + width - 1) // width):
         low, high = block * width, min(n, (block + 1) * width)
         for r in range(out.shape[0]):
-            for j in range(low, high):
-                out[r, j] = 0.0
-            for e in range(indptr[r], indptr[r + 1]):
-                value = data[e]
-                i = indices[e]
-                for j in range(low, high):
-                    out[r, j] += value * matrix[i, j]
+            target = out[r, low:high]
+            target[:] = 0.0
+            last = indptr[r + 1]
+            for e in range(indptr[r], last - 1, 2):  # two terms at a time: half the stores
+                first, second = matrix[indices[e], low:high], matrix[indices[e + 1], low:high]
+                for j in range(target.size):
+                    target[j] += data[e] * first[j] + data[e + 1] * second[j]
+            if (last - indptr[r]) % 2:
+                first = matrix[indices[last - 1], low:high]
+                for j in range(target.size):
+                    target[j] += data[last - 1] * first[j]
 
 
 @parallel_kernel
@@ -103,32 +107,52 @@ def add_symmetric_low_rank(matrix: Any, rows: Any, signs: Any, probe: Any, produ
     for stripe in numba.prange(stripes):
         product = products[stripe]
         product[:] = 0.0
-        for i in range(stripe * n // stripes, (stripe + 1) * n // stripes):
-            target, weight = matrix[i], probe[i]
+        first, last = stripe * n // stripes, (stripe + 1) * n // stripes
+        for i in range(first, last):
             for r in range(rows.shape[0] - 1):
-                row = rows[r]
-                at = signs[r] * row[i]
-                for j in range(n):
-                    target[j] += at * row[j]
-            row = rows[rows.shape[0] - 1]
-            at = signs[rows.shape[0] - 1] * row[i]
-            for j in range(n):
-                value = target[j] + at * row[j]
-                target[j] = value
-                product[j] += value * weight
+                _add_multiple(matrix[i], rows[r], signs[r] * rows[r, i])
+        row, sign = rows[rows.shape[0] - 1], signs[rows.shape[0] - 1]
+        for i in range(first, last - 1, 2):
+            _add_and_measure(
+                matrix[i], matrix[i + 1], row, sign * row[i], sign * row[i + 1], probe[i : i + 2], product
+            )
+        if (last - first) % 2:
+            i = last - 1
+            _add_multiple(matrix[i], row, sign * row[i])
+            _add_multiple(product, matrix[i], probe[i])
+
+
+@kernel
+def _add_multiple(target: Any, row: Any, factor: float) -> None:
+    for j in range(target.size):
+        target[j] += factor * row[j]
+
+
+@kernel
+def _add_and_measure(
+    one: Any, two: Any, row: Any, to_one: float, to_two: float, probe: Any, product: Any
+) -> None:
+    """Add multiples of ``row`` to two rows, and the two, weighted by ``probe``, to ``product``."""
+    for_one, for_two = probe[0], probe[1]
+    for j in range(row.size):
+        new_one, new_two = one[j] + to_one * row[j], two[j] + to_two * row[j]
+        one[j], two[j] = new_one, new_two
+        product[j] += for_one * new_one + for_two * new_two
 
 
 @parallel_kernel
 def mirror_lower(matrix: Any) -> None:
     """Copy the lower triangle of ``matrix`` [n, n] to the upper, in place, tile by tile."""
     n = matrix.shape[0]
-    tile = 64
+    tile = 8  # a cache line of float64
     tiles = (n + tile - 1) // tile
-    for b in numba.prange(tiles):
-        for c in range(b + 1):
-            for i in range(b * tile, min(n, (b + 1) * tile)):
-                for j in range(c * tile, min(i, (c + 1) * tile)):
-                    matrix[j, i] = matrix[i, j]
+    for stripe in numba.prange(_STRIPES):
+        for b in range(stripe, tiles, _STRIPES):
+            last = min(n, (b + 1) * tile)
+            for j in range(last):
+                row = matrix[j]
+                for i in range(max(j + 1, b * tile), last):
+                    row[i] = matrix[i, j]
 
 
 @kernel
@@ -259,22 +283,35 @@ def exact_gram_rows(
                 user, value = item_users[e], item_values[e]
                 for k in range(user_indptr[user], user_indptr[user + 1]):
                     scaled = value * user_values[k] * units
-                    whole[user_items[k]] += _coarse(scaled)
                     if has_fine:
+                        whole[user_items[k]] += _coarse(scaled)
                         parts[user_items[k]] += _fine(scaled)
+                    else:
+                        whole[user_items[k]] += int(scaled)
             for j in range(parts.size):
                 whole[j] += parts[j] >> _FINE_BITS
                 parts[j] &= _FINE_MASK
 
 
-@kernel
-def add_outer_products(indptr: Any, indices: Any, data: Any, sign: float, gram: Any) -> None:
-    """Add ``sign * x x'`` of every row x (CSR) to an int64 Gram [n, n], in place; whole values."""
-    for r in range(indptr.size - 1):
-        for e in range(indptr[r], indptr[r + 1]):
-            row = gram[indices[e]]
-            for k in range(indptr[r], indptr[r + 1]):
-                row[indices[k]] += int(sign * data[e] * data[k])
+@parallel_kernel
+def add_outer_products(
+    item_indptr: Any,
+    item_rows: Any,
+    item_values: Any,
+    row_indptr: Any,
+    row_items: Any,
+    row_values: Any,
+    sign: int,
+    gram: Any,
+) -> None:
+    """Add ``sign * x x'`` of every row x to an int64 Gram [n, n], in place; rows by item and by row."""
+    for stripe in numba.prange(_STRIPES):
+        for i in range(stripe, gram.shape[0], _STRIPES):
+            target = gram[i]
+            for e in range(item_indptr[i], item_indptr[i + 1]):
+                r, value = item_rows[e], item_values[e]
+                for k in range(row_indptr[r], row_indptr[r + 1]):
+                    target[row_items[k]] += sign * int(value * row_values[k])
 
 
 @parallel_kernel
@@ -325,7 +362,7 @@ def change_rows(
     row_indptr: Any,
     row_items: Any,
     row_values: Any,
-    units: float,
+    unit: float,
     start: Any,
     length: Any,
     columns: Any,
@@ -347,7 +384,7 @@ def change_rows(
             for e in range(item_indptr[i], item_indptr[i + 1]):
                 r, value = item_rows[e], item_values[e]
                 for k in range(row_indptr[r], row_indptr[r + 1]):
-                    scaled = value * row_values[k] * units
+                    scaled = value * row_values[k] / unit
                     whole[row_items[k]] += signs[r] * _coarse(scaled)
                     if has_fine:
                         parts[row_items[k]] += signs[r] * _fine(scaled)
@@ -380,16 +417,16 @@ def change_rows(
 
 
 @kernel
-def sum_of(coarse: Any, fine: Any, units: float, at: int) -> float:
+def sum_of(coarse: Any, fine: Any, unit: float, at: int) -> float:
     """Read one sparse sum as a float64."""
     if fine.size > 0:
-        return float(coarse[at] / units + fine[at] / (units * _FINE_UNITS))
-    return float(coarse[at] / units)
+        return float(coarse[at] * unit + fine[at] * (unit / _FINE_UNITS))
+    return float(coarse[at] * unit)
 
 
 @kernel
 def diagonal_sums(
-    items: Any, start: Any, length: Any, columns: Any, coarse: Any, fine: Any, units: float
+    items: Any, start: Any, length: Any, columns: Any, coarse: Any, fine: Any, unit: float
 ) -> Any:
     """Read ``C_ii`` of ``items`` from sparse sums; float64 [k], 0 where it is not stored."""
     out = np.zeros(items.size)
@@ -398,7 +435,7 @@ def diagonal_sums(
         end = start[i] + length[i]
         at = start[i] + np.searchsorted(columns[start[i] : end], i)
         if at < end and columns[at] == i:
-            out[k] = sum_of(coarse, fine, units, at)
+            out[k] = sum_of(coarse, fine, unit, at)
     return out
 
 
@@ -410,7 +447,7 @@ def rank_rows(
     columns: Any,
     coarse: Any,
     fine: Any,
-    units: float,
+    unit: float,
     factor: Any,
     ids: Any,
     scores: Any,
@@ -421,18 +458,21 @@ def rank_rows(
     Writes row i of ids int32 [n_items, K] (ascending), scores float64 [n_items, K] and counts int64
     [n_items]; places that are not used become -1 and 0. Ties go to the lower id; zeros are no neighbours.
     """
-    size_max = ids.shape[1]
     for stripe in numba.prange(_STRIPES):
-        heap_ids = np.empty(size_max, dtype=np.int64)
-        heap_scores = np.empty(size_max)
+        heap_ids = np.empty(ids.shape[1], dtype=np.int64)
+        heap_scores = np.empty(ids.shape[1])
+        room = np.empty(factor.size)
         for place in range(stripe, items.size, _STRIPES):
             i = items[place]
-            size = 0
-            for at in range(start[i], start[i] + length[i]):
-                j = columns[at]
-                score = sum_of(coarse, fine, units, at) * (factor[i] * factor[j])
-                if score > 0.0 and (size < size_max or score > heap_scores[0]):
-                    size = _offer(heap_ids, heap_scores, size, j, score)
+            row = columns[start[i] : start[i] + length[i]]
+            for k in range(row.size):
+                room[k] = sum_of(coarse, fine, unit, start[i] + k) * (factor[i] * factor[row[k]])
+            size, worst = 0, 0.0  # a later item with the score of the worst ranks behind it
+            for k in range(row.size):
+                if room[k] > worst:
+                    size = _offer(heap_ids, heap_scores, size, row[k], room[k])
+                    if size == ids.shape[1]:
+                        worst = heap_scores[0]
             order = np.argsort(heap_ids[:size])
             for k in range(size):
                 ids[i, k] = heap_ids[order[k]]
@@ -465,7 +505,7 @@ def update_neighbours(
     columns: Any,
     coarse: Any,
     fine: Any,
-    units: float,
+    unit: float,
     factor: Any,
     old_factor: Any,
     ids: Any,
@@ -484,31 +524,35 @@ def update_neighbours(
     n_items, size_max = ids.shape
     width = (n_items + _STRIPES - 1) // _STRIPES
     for stripe in numba.prange(_STRIPES):
-        low, high = stripe * width, min(n_items, (stripe + 1) * width)
-        worst = np.full(max(high - low, 0), -1.0)  # of a full list; -1: not known yet
+        low, high = min(n_items, stripe * width), min(n_items, (stripe + 1) * width)
+        worst = np.full(high - low, np.inf)  # nothing is offered to a touched list, or to a stale one
+        for i in range(low, high):
+            if not is_touched[i]:
+                worst[i - low] = _worst(scores[i], counts[i])
         for place in range(items.size):
             j = items[place]
-            row_end = start[j] + length[j]
-            at = start[j] + np.searchsorted(columns[start[j] : row_end], low)
-            while at < row_end and columns[at] < high:
-                i = columns[at]
-                weight = sum_of(coarse, fine, units, at)
-                at += 1
-                if is_touched[i] or is_stale[i]:
+            falls = factor[j] < old_factor[j]
+            reference = old_factor[j] if falls else factor[j]
+            if reference == 0.0:
+                continue  # it is nobody's neighbour, and was nobody's
+            row = columns[start[j] : start[j] + length[j]]
+            for k in range(np.searchsorted(row, low), np.searchsorted(row, high)):
+                i = row[k]
+                weight = sum_of(coarse, fine, unit, start[j] + k)
+                if weight * (factor[i] * reference) < worst[i - low]:
                     continue
-                if worst[i - low] < 0.0:
-                    worst[i - low] = scores[i].min() if counts[i] == size_max else 0.0
-                score = weight * (factor[i] * factor[j])
-                if factor[j] < old_factor[j]:
-                    if counts[i] == size_max and weight * (factor[i] * old_factor[j]) < worst[i - low]:
-                        continue
-                    if counts[i] == size_max:
-                        is_stale[i] = True
-                        continue
-                if score < worst[i - low]:
-                    continue
-                _put(ids[i], scores[i], counts, i, j, score)
-                worst[i - low] = scores[i].min() if counts[i] == size_max else 0.0
+                if falls and (counts[i] == size_max or factor[j] == 0.0):
+                    is_stale[i] = True
+                    worst[i - low] = np.inf
+                else:
+                    _put(ids[i], scores[i], counts, i, j, weight * (factor[i] * factor[j]))
+                    worst[i - low] = _worst(scores[i], counts[i])
+
+
+@kernel
+def _worst(scores: Any, count: int) -> float:
+    """Return the lowest score of a full list; 0 for one with room."""
+    return float(scores.min()) if count == scores.size else 0.0
 
 
 @kernel

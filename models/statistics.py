@@ -105,8 +105,9 @@ def subtract_gram(gram: NDArray[Any], before: Interactions, after: Interactions)
     array([[0, 0],
            [0, 1]])
     """
-    kernels.add_outer_products(*csr_arrays(before), -1.0, gram)
-    kernels.add_outer_products(*csr_arrays(after), 1.0, gram)
+    for sign, rows in ((-1, before), (1, after)):
+        with kernels.threads_for(_pairs_in(rows)):
+            kernels.add_outer_products(*csr_arrays(rows.tocsc()), *csr_arrays(rows), sign, gram)
 
 
 @dataclass
@@ -114,7 +115,7 @@ class CoOccurrence:
     """The symmetric sums ``C_ij = sum_u w_ui w_uj`` in whole units, only the pairs that are not zero.
 
     Row i lies at ``start[i] : start[i] + length[i]`` of ``columns`` (ascending), ``coarse`` and ``fine``;
-    room that removals freed is filled with zeros. The sum is ``(coarse + fine / 2^38) / units``.
+    room that removals freed is filled with zeros. The sum is ``(coarse + fine / 2^38) unit``.
 
     Attributes
     ----------
@@ -122,7 +123,7 @@ class CoOccurrence:
     columns : int32 [capacity].
     coarse : int64 [capacity]: whole units.
     fine : int64 [capacity], 0 <= fine < 2^38: parts of a unit; empty [0] where all sums are whole numbers.
-    units : 1.0 for whole numbers, else 2^24.
+    unit : 1.0 for whole numbers, else 2^-24.
     """
 
     start: IntArray
@@ -130,7 +131,7 @@ class CoOccurrence:
     columns: NDArray[np.int32]
     coarse: IntArray
     fine: IntArray
-    units: float
+    unit: float
 
     @classmethod
     def of(cls, weights: Interactions, units: float | None) -> "CoOccurrence":
@@ -167,12 +168,12 @@ class CoOccurrence:
                 (np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64))
             ]
         length, columns, coarse, fine = (np.concatenate(part) for part in zip(*blocks, strict=True))
-        return cls(np.cumsum(length) - length, length, columns, coarse, fine, units or 1.0)
+        return cls(np.cumsum(length) - length, length, columns, coarse, fine, 1.0 / (units or 1.0))
 
     @property
     def arrays(self) -> SumArrays:
         """The fields in their order, as the kernels take them."""
-        return self.start, self.length, self.columns, self.coarse, self.fine, self.units
+        return self.start, self.length, self.columns, self.coarse, self.fine, self.unit
 
     def diagonal(self, items: IntVector) -> FloatArray:
         """Read ``C_ii`` of ``items``; float64 [k]."""
@@ -198,7 +199,7 @@ class CoOccurrence:
         by_item, by_row = csr_arrays(change.tocsc()), csr_arrays(change)
         sums = self.start, self.length, self.columns, self.coarse, self.fine
         with kernels.threads_for(float(self.length[items].sum()) + _pairs_in(change)):
-            kernels.change_rows(items, signs, *by_item, *by_row, self.units, *sums)
+            kernels.change_rows(items, signs, *by_item, *by_row, self.unit, *sums)
 
 
 def _dense_rows(
