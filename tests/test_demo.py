@@ -36,7 +36,7 @@ def demo(tmp_path):
 
         def start(data, *options):
             arguments = ["--data", str(data), "--output", str(tmp_path / "out"), "--accounts", "5"]
-            arguments += ["--interactions", "20", "--model", "ease", "--model", "item_knn", *options]
+            arguments += ["--interactions", "20", *options]
             process = subprocess.Popen(
                 [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             )
@@ -93,7 +93,7 @@ def test_the_demo_keeps_every_claim_and_leaves_nothing_behind(demo, data, tmp_pa
 def test_an_interrupted_demo_leaves_no_process_and_no_file(demo, data, tmp_path, number):
     """Ctrl-C, or SIGTERM, while worker and server run: exit code 130, nobody survives, nothing is left."""
     output = tmp_path / "out"
-    process = demo(data)
+    process = demo(data, "--model", "ease")
     for line in process.stderr:
         if line.startswith("starting worker and server"):
             break
@@ -120,7 +120,7 @@ def test_too_small_data_are_refused_with_the_way_out(demo, tmp_path):
     """Three users are no story: one line that says so, exit code 1, nothing started or left."""
     data = tmp_path / "tiny.csv"
     data.write_text("user_id,item_id\na,1\nb,1\nc,2\n")
-    process = demo(data)
+    process = demo(data, "--model", "ease")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "3 users are too few" in errors
