@@ -533,13 +533,12 @@ def update_neighbours(
             j = items[place]
             falls = factor[j] < old_factor[j]
             reference = old_factor[j] if falls else factor[j]
-            if reference == 0.0:
-                continue  # it is nobody's neighbour, and was nobody's
             row = columns[start[j] : start[j] + length[j]]
             for k in range(np.searchsorted(row, low), np.searchsorted(row, high)):
                 i = row[k]
                 weight = sum_of(coarse, fine, unit, start[j] + k)
-                if weight * (factor[i] * reference) < worst[i - low]:
+                reach = weight * (factor[i] * reference)
+                if reach == 0.0 or reach < worst[i - low]:
                     continue
                 if falls and (counts[i] == size_max or factor[j] == 0.0):
                     is_stale[i] = True
