@@ -1,0 +1,406 @@
+"""Spectral matrix factorisation: a closed-form recommender with one optimum, and its forgetting."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import scipy.sparse as sp
+
+from .base import Arrays, Change, Interactions, IntVector, Proof, Scalar
+from .certificate import Certificate
+from .factorization import Factorization, FloatArray
+from .gram_operator import GramOperator
+from .item_model import restricted
+from .score_distance import score_distance
+from .spectral_solver import (
+    Solution,
+    Target,
+    converge,
+    first_order,
+    norm_of,
+    nothing,
+    random_start,
+    round_regularization,
+    settle,
+    shrinkage,
+    whole_space,
+    widened,
+)
+from .spectral_update import closed_form_start
+from .subspace import RitzPairs
+
+Values = Literal["counts", "binary", "log"]
+SMALLEST_THRESHOLD = 1e-2
+"""Of the largest singular value: lambda is never chosen below it."""
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A refinement to a target that rests on a guess of the influence, and what came of it."""
+
+    solution: Solution
+    factors: tuple[FloatArray, FloatArray]
+    certificate: Certificate
+    moved: float
+    reached: bool
+
+
+class SpectralMF(Factorization):
+    """Nuclear-norm-regularised factorisation of degree-normalised interactions, in closed form.
+
+    With degrees ``d_u``, ``d_i`` and ``X~ = D_u^-a X D_i^-b``, the unique minimiser of
+    ``1/2 |X~ - S|_F^2 + lambda |S|_*`` is the soft-thresholded SVD of ``X~`` (Cai, Candes & Shen 2010,
+    theorem 2.1). Published are ``p_u = X~_u V f^1/2`` and ``q_i = d_i^b V_i f^1/2`` with
+    ``f = (1 - lambda / sigma)_+``, so that ``user_factors @ item_factors.T = S~ D_i^b``. A user vector is a
+    fold-in of the user's own row: new users are served without a refit, and a deleted user touches others
+    only through sums.
+
+    Parameters
+    ----------
+    factors : how many singular values lie above lambda when lambda is chosen here.
+    regularization : lambda. None: the ``(factors + 1)``-th singular value, rounded up to 3 digits, chosen at
+        the first fit and then fixed (``.regularization``). When it is given, as many factors are kept as lie
+        above it.
+    user_power, item_power : a, b.
+    tolerance : a fit ends when the relative distance to the optimum is proven to be at most this.
+    erasure : forgetting ends when, besides, this share of the removed influence is proven to be gone.
+    values : what an interaction weighs: "counts" its value, "binary" 1, "log" ``log(1 + value)``.
+    dtype : of the published factors, "float32" or "float64".
+    num_threads : of implicit's top-k in batches; 0: all.
+
+    Attributes
+    ----------
+    user_factors : [n_users, rank]; item_factors : [n_items, rank], of ``dtype``, singular values descending,
+        signs fixed.
+    certificate : what is proven about them.
+
+    Raises
+    ------
+    ValueError
+        A parameter is out of range.
+
+    Notes
+    -----
+    A fit takes about 20 passes over the interactions with a block of ``factors + 32`` columns, forgetting
+    about 6: O(nnz factors) each; memory O((n_users + n_items) factors).
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> likes = sp.csr_matrix((rng.random((200, 40)) < 0.2).astype(float))
+    >>> model = SpectralMF(factors=8).fit(likes)
+    >>> model.forget_users([17])
+    >>> again = SpectralMF(factors=8, regularization=model.regularization).fit(model.user_items)
+    >>> scores, fresh = (m.user_factors @ m.item_factors.T for m in (model, again))
+    >>> bool(np.allclose(scores, fresh, atol=1e-4)), model.certificate.certified
+    (True, True)
+    """
+
+    name: ClassVar[str] = "spectral_mf"
+    exact: ClassVar[bool] = False
+
+    certificate: Certificate
+    _pairs: RitzPairs
+
+    def __init__(
+        self,
+        factors: int = 128,
+        regularization: float | None = None,
+        user_power: float = 0.25,
+        item_power: float = 0.25,
+        tolerance: float = 1e-4,
+        erasure: float = 0.999,
+        values: Values = "counts",
+        dtype: Literal["float32", "float64"] = "float32",
+        num_threads: int = 0,
+    ) -> None:
+        super().__init__(num_threads=num_threads)
+        _require(factors >= 1, f"factors is {factors}; ask for at least one")
+        _require(
+            regularization is None or regularization > 0,
+            f"regularization is {regularization}; it must be positive, or None to have it chosen",
+        )
+        _require(0 < tolerance < 1, f"tolerance is {tolerance}; it is a share between 0 and 1")
+        _require(0 < erasure < 1, f"erasure is {erasure}; it is a share between 0 and 1")
+        _require(values in ("counts", "binary", "log"), f"values is {values!r}; use counts, binary or log")
+        _require(dtype in ("float32", "float64"), f"dtype is {dtype!r}; use float32 or float64")
+        self.factors = factors
+        self.regularization = regularization
+        self.user_power, self.item_power = user_power, item_power
+        self.tolerance, self.erasure = tolerance, erasure
+        self.values, self.dtype = values, dtype
+
+    def _fit(self, user_items: Interactions, show_progress: bool) -> None:
+        gram = self._gram(user_items)
+        self._settle_at(gram, user_items, *self._solve(gram))
+
+    def _solve(self, gram: GramOperator) -> tuple[Solution, int]:
+        """Solve from scratch, choosing lambda if it is not given; the solution and the passes before it."""
+        if not gram.longest:
+            return nothing(gram, self.regularization or 1.0), 0
+        pairs, spent = self._start(gram)
+        chosen = self.regularization or _chosen_threshold(pairs, self.factors)
+        while not self._wide_enough(gram, pairs, chosen):
+            pairs = widened(gram, pairs, min(2 * pairs.values.size, gram.shape[1]))
+            pairs, more = settle(gram, pairs, pairs.values.size // 2)
+            spent += more + 2
+        return converge(gram, pairs, chosen, self._tolerated), spent
+
+    def _start(self, gram: GramOperator) -> tuple[RitzPairs, int]:
+        width = self.factors + max(32, self.factors // 4)
+        if gram.shape[1] <= 2 * width:
+            return whole_space(gram), 1
+        pairs, spent = settle(gram, random_start(gram, width), self.factors)
+        return pairs, spent + 2
+
+    @staticmethod
+    def _wide_enough(gram: GramOperator, pairs: RitzPairs, threshold: float) -> bool:
+        """Tell whether a quarter of the work subspace or sixteen directions lie below lambda."""
+        width = pairs.values.size
+        below = int((pairs.values <= threshold**2).sum())
+        return width >= gram.shape[1] or below >= min(16, width // 4)
+
+    def _tolerated(self, pairs: RitzPairs, threshold: float) -> float:
+        return 0.9 * self.tolerance * norm_of(pairs, threshold)
+
+    def _gram(self, user_items: Interactions) -> GramOperator:
+        return GramOperator(self._weights(user_items), self.user_power, self.item_power)
+
+    def _weights(self, interactions: Interactions) -> Interactions:
+        """Turn kept values into weights, in the same pattern."""
+        if self.values == "counts":
+            return interactions
+        data = np.ones_like(interactions.data) if self.values == "binary" else np.log1p(interactions.data)
+        return sp.csr_matrix((data, interactions.indices, interactions.indptr), shape=interactions.shape)
+
+    def _forget(self, change: Change) -> None:
+        """Subtract the rows, update in closed form, refine until the certificate holds."""
+        gram = self._gram(change.user_items)
+        threshold = float(self.regularization or 1.0)
+        pairs = self._warm_start(gram, change)
+        if pairs is None or not self._wide_enough(gram, pairs, threshold):
+            self._settle_at(gram, change.user_items, *self._solve(gram), change)
+            return
+        attempt = self._attempt(gram, change, pairs, 0.5 * first_order(pairs, threshold))
+        for _ in range(2):
+            if attempt.certificate.certified or not attempt.reached:
+                break
+            attempt = self._attempt(gram, change, attempt.solution.pairs, 0.8 * attempt.moved)
+        self._take(gram, attempt.solution, attempt.factors, attempt.certificate)
+
+    def _attempt(self, gram: GramOperator, change: Change, pairs: RitzPairs, influence: float) -> "_Attempt":
+        """Refine until the erasure asked for is shown, if the influence to erase was ``influence``."""
+        goal = self._erased_target(influence)
+        solution = converge(gram, pairs, float(self.regularization or 1.0), goal)
+        factors = self._factors_of(gram, change.user_items, solution)
+        moved = self._moved(gram, change, *factors)
+        certificate = self._certify(gram, solution, factors, solution.applications, moved)
+        reached = solution.distance <= goal(solution.pairs, solution.threshold)
+        return _Attempt(solution, factors, certificate, moved, reached)
+
+    def _warm_start(self, gram: GramOperator, change: Change) -> RitzPairs | None:
+        """Update the work subspace in closed form; None where starting afresh is as cheap."""
+        width = self._pairs.values.size
+        if gram.shape[1] <= 2 * width or not change.user_items.nnz:
+            return None
+        before, after = self._weights(change.before), self._weights(change.after)
+        return closed_form_start(gram, self._known_pairs(), self._item_scale, before, after, self.user_power)
+
+    def _known_pairs(self) -> RitzPairs:
+        """Return the work subspace with its images; after a restore they take one application."""
+        if not self._pairs.images.size:
+            images = self._gram(self.user_items).apply(np.ascontiguousarray(self._pairs.vectors))
+            self._pairs = replace(self._pairs, images=images)
+        return self._pairs
+
+    def _erased_target(self, influence: float) -> Target:
+        """Ask for what both the tolerance and the erasure need, if the influence was ``influence``."""
+        share = (1 - self.erasure) / (2 - self.erasure)
+
+        def target(pairs: RitzPairs, threshold: float) -> float:
+            return min(self._tolerated(pairs, threshold), 0.9 * share * influence)
+
+        return target
+
+    def _moved(self, gram: GramOperator, change: Change, users: FloatArray, items: FloatArray) -> float:
+        """Measure how far the published scores moved on the rows that stay, in ``S~``: strictly."""
+        stay = np.ones(gram.shape[0], np.bool_)
+        stay[change.users] = False
+        if not stay.any():
+            stay = ~change.forgotten
+        scale = gram.item_scale[:, None]
+        return score_distance(self.user_factors[stay], self.item_factors * scale, users[stay], items * scale)
+
+    def _settle_at(
+        self,
+        gram: GramOperator,
+        user_items: Interactions,
+        solution: Solution,
+        spent: int,
+        change: Change | None = None,
+    ) -> None:
+        """Publish a solution from scratch."""
+        factors = self._factors_of(gram, user_items, solution)
+        moved = None if change is None else self._moved(gram, change, *factors)
+        certificate = self._certify(gram, solution, factors, spent + solution.applications, moved)
+        self._take(gram, solution, factors, certificate)
+
+    def _factors_of(
+        self, gram: GramOperator, user_items: Interactions, solution: Solution
+    ) -> tuple[FloatArray, FloatArray]:
+        """Form ``P = X~ V f^1/2`` and ``Q = D_i^b V f^1/2`` in the published dtype; empty rows are zero."""
+        roots = np.sqrt(shrinkage(solution.pairs.values, solution.threshold))
+        rank = max(int((roots > 0).sum()), 1)
+        users = (solution.rows @ (solution.pairs.rotation[:, :rank] * roots[:rank])) / gram.user_scale[
+            :, None
+        ]
+        items = solution.pairs.vectors[:, :rank] * roots[:rank] / gram.item_scale[:, None]
+        items[np.bincount(user_items.indices, minlength=gram.shape[1]) == 0] = 0.0
+        return users.astype(self.dtype), items.astype(self.dtype)
+
+    def _certify(
+        self,
+        gram: GramOperator,
+        solution: Solution,
+        factors: tuple[FloatArray, FloatArray],
+        spent: int,
+        moved: float | None,
+    ) -> Certificate:
+        """State what is proven about the factors as they are published."""
+        distance = solution.distance + self._rounding(gram, solution, factors)
+        norm = norm_of(solution.pairs, solution.threshold)
+        bound = 0.0 if distance == 0 else distance / (norm - distance) if norm > distance else float("inf")
+        erased = None if moved is None else _erased_at_least(moved, distance)
+        rank = int((solution.pairs.values > solution.threshold**2).sum())
+        reasons = []
+        if bound > self.tolerance:
+            reasons.append(f"the bound {bound:.2g} is above the tolerance {self.tolerance:g}")
+        if erased is not None and erased < self.erasure:
+            reasons.append(
+                f"of an influence of {moved:.2g} (|S| = {norm:.3g}), all but {distance:.2g} is shown to be "
+                "gone"
+                + (f", most of it rounding to {self.dtype}" if distance > 2 * solution.distance else "")
+            )
+        return Certificate(not reasons, bound, erased, rank, spent, "; ".join(reasons))
+
+    def _rounding(
+        self, gram: GramOperator, solution: Solution, factors: tuple[FloatArray, FloatArray]
+    ) -> float:
+        """Bound what rounding to the published dtype adds to the distance, from the rounded entries.
+
+        ``|P Q' - P^ Q^'| <= |dP|_F |Q~|_2 + |P dQ~'|_F + |dP|_F |dQ~|_F``; P has orthogonal columns of length
+        ``sigma f^1/2``, Q~ = V f^1/2 has norm at most 1. Half a unit in the last place for every entry.
+        """
+        unit = float(np.finfo(self.dtype).eps) / 2
+        users, items = factors[0].astype(np.float64), factors[1].astype(np.float64) * gram.item_scale[:, None]
+        users_rounding = unit * float(np.linalg.norm(users))
+        rank = users.shape[1]
+        lengths = np.sqrt(
+            np.maximum(solution.pairs.values[:rank], 0.0)
+            * shrinkage(solution.pairs.values[:rank], solution.threshold)
+        )
+        items_rounding = unit * float(np.linalg.norm(np.linalg.norm(items, axis=0) * lengths))
+        return users_rounding + items_rounding + users_rounding * unit * float(np.linalg.norm(items))
+
+    def _take(
+        self,
+        gram: GramOperator,
+        solution: Solution,
+        factors: tuple[FloatArray, FloatArray],
+        certificate: Certificate,
+    ) -> None:
+        """Replace the model's state at once."""
+        self._publish(*factors)
+        self._pairs = solution.pairs
+        self._item_scale = gram.item_scale
+        self.regularization, self.certificate = solution.threshold, certificate
+
+    def _fold_in(self, rows: Interactions) -> FloatArray:
+        weights = self._weights(rows)
+        sums = np.asarray(weights.sum(axis=1, dtype=np.float64)).ravel()
+        sums[sums == 0] = 1.0
+        projected = weights @ (self.item_factors * self._item_scale[:, None] ** 2)
+        return np.asarray(projected * (sums**-self.user_power)[:, None], dtype=self.dtype)
+
+    def proof(self) -> Proof:
+        """Return the certificate, in the terms that every model shares."""
+        return self.certificate.proof()
+
+    def settings(self) -> Mapping[str, Scalar]:
+        """Return the constructor's arguments; lambda as it was chosen, so that a refit keeps it."""
+        return {
+            "factors": self.factors,
+            "regularization": self.regularization,
+            "user_power": self.user_power,
+            "item_power": self.item_power,
+            "tolerance": self.tolerance,
+            "erasure": self.erasure,
+            "values": self.values,
+            "dtype": self.dtype,
+            "num_threads": self.num_threads,
+        }
+
+    def published(self) -> Arrays:
+        """Return the factors, the work subspace [n_items, k] and ``d_i^-b`` [n_items]."""
+        return {
+            "user_factors": self.user_factors,
+            "item_factors": self.item_factors,
+            "subspace": self._pairs.vectors,
+            "item_scale": self._item_scale,
+        }
+
+    def proof_record(self) -> Mapping[str, Scalar]:
+        """Return the certificate as a mapping."""
+        return asdict(self.certificate)
+
+    @classmethod
+    def restore(
+        cls,
+        settings: Mapping[str, Any],
+        arrays: Arrays,
+        record: Mapping[str, Any],
+        user_items: Interactions,
+    ) -> Self:
+        """Rebuild the model on what it published, without copying; images are derived when first needed."""
+        model = cls(**settings)
+        model._publish(np.asarray(arrays["user_factors"]), np.asarray(arrays["item_factors"]))
+        model._item_scale = np.asarray(arrays["item_scale"])
+        vectors = np.asarray(arrays["subspace"])
+        width = vectors.shape[1]
+        model._pairs = RitzPairs(np.zeros(width), vectors, np.zeros((0, 0)), np.eye(width))
+        model.certificate = Certificate(**record)
+        model._user_items = user_items
+        model._forgotten = np.zeros(user_items.shape[0], np.bool_)
+        return model
+
+    def restrict(self, users: IntVector, items: IntVector) -> Self:
+        """Return the model without empty rows and columns: their factors and their part of V are zero."""
+        kept = restricted(self.user_items, users, items)
+        model = type(self)(**self.settings())  # type: ignore[arg-type]
+        model._publish(self.user_factors[users], self.item_factors[items])
+        model._item_scale = self._item_scale[items]
+        images = self._pairs.images[items] if self._pairs.images.size else self._pairs.images
+        model._pairs = replace(self._pairs, vectors=self._pairs.vectors[items], images=images)
+        model.certificate = self.certificate
+        model._user_items, model._forgotten = kept, self._forgotten[users]
+        return model
+
+
+def _chosen_threshold(pairs: RitzPairs, factors: int) -> float:
+    """Choose lambda: the ``(factors + 1)``-th singular value, but not next to nothing."""
+    roots = np.sqrt(np.maximum(pairs.values, 0.0))
+    wanted = roots[factors] if roots.size > factors else 0.0
+    return round_regularization(max(float(wanted), SMALLEST_THRESHOLD * float(roots[0])))
+
+
+def _erased_at_least(moved: float, distance: float) -> float:
+    """``1 - b / (moved - b)``: what was to be moved is at least what was, less the distance that remains."""
+    if moved <= distance:
+        return 0.0
+    return max(0.0, 1.0 - distance / (moved - distance))
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,229 @@
+"""Leading singular subspace of normalised interactions, from scratch or from where a model stands.
+
+The certificate drives the iteration: the degree of each Chebyshev filter is the smallest that is predicted
+to reach the target, and the solve ends when the target is *shown*, not when it is guessed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from .gram_operator import GramOperator
+from .spectral_bound import Residuals, distance_bound
+from .spectrum_bound import top_outside
+from .subspace import FloatMatrix, RitzPairs, chebyshev_filter, orthonormalise, rayleigh_ritz
+
+Target = Callable[[RitzPairs, float], float]
+
+SEED = 20210711
+FIRST_DEGREE = 6
+LARGEST_DEGREE = 12
+MOST_ROUNDS = 40
+OUTSIDE_SLACK = 1.02
+PREDICTION_MARGIN = 1.3
+FLOAT32_FLOOR = 2e-6
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Ritz pairs with what is shown about them.
+
+    Attributes
+    ----------
+    pairs : of ``G~``, float64.
+    rows : float64 [n_users, k], ``D_u^-a X~ Z`` for the basis Z that the pairs were rotated from.
+    threshold : lambda.
+    distance : proven upper bound on ``|S~ - S~*|_F``; inf where nothing can be shown.
+    outside : proven upper bound on the spectrum outside the vectors.
+    applications : of ``G~`` to the whole block, in either precision.
+    """
+
+    pairs: RitzPairs
+    rows: FloatMatrix
+    threshold: float
+    distance: float
+    outside: float
+    applications: int
+
+
+def round_regularization(value: float) -> float:
+    """Round lambda up to three digits, so that as a statistic of everybody it says little about anybody.
+
+    Upwards, so that no more factors lie above it than were asked for.
+
+    Examples
+    --------
+    >>> round_regularization(1.68123), round_regularization(0.05)
+    (1.69, 0.05)
+    """
+    nearest = float(f"{value:.3g}")
+    return nearest if nearest >= value else float(f"{nearest + 10.0 ** (np.floor(np.log10(value)) - 2):.3g}")
+
+
+def shrinkage(values: NDArray[np.float64], threshold: float) -> NDArray[np.float64]:
+    """``f_k = (1 - lambda / sqrt(theta_k))_+`` for Ritz values theta of ``G~``.
+
+    Examples
+    --------
+    >>> shrinkage(np.array([4.0, 0.25]), 1.0)
+    array([0.5, 0. ])
+    """
+    roots = np.sqrt(np.maximum(values, 0.0))
+    return np.asarray(np.maximum(1.0 - threshold / np.maximum(roots, threshold), 0.0))
+
+
+def norm_of(pairs: RitzPairs, threshold: float) -> float:
+    """``|S~|_F`` of the soft-thresholded Ritz approximation."""
+    return float(np.linalg.norm(np.sqrt(np.maximum(pairs.values, 0.0)) * shrinkage(pairs.values, threshold)))
+
+
+def random_start(gram: GramOperator, width: int) -> RitzPairs:
+    """Ritz pairs on ``G~`` times a seeded Gaussian block [n_items, width]: two applications."""
+    block = np.random.default_rng(SEED).standard_normal((gram.shape[1], width))
+    (basis,) = orthonormalise(gram.apply(block))
+    return rayleigh_ritz(basis, gram.apply(basis))
+
+
+def whole_space(gram: GramOperator) -> RitzPairs:
+    """All eigenpairs of ``G~``: for few items, O(n^3)."""
+    identity = np.eye(gram.shape[1])
+    return rayleigh_ritz(identity, gram.apply(identity))
+
+
+def widened(gram: GramOperator, pairs: RitzPairs, width: int) -> RitzPairs:
+    """Add random directions until there are ``width``: two applications to the new ones."""
+    missing = width - pairs.values.size
+    fresh = gram.apply(np.random.default_rng(SEED + width).standard_normal((gram.shape[1], missing)))
+    fresh -= pairs.vectors @ (pairs.vectors.T @ fresh)
+    (basis,) = orthonormalise(np.concatenate([pairs.vectors, fresh], axis=1))
+    return rayleigh_ritz(basis, gram.apply(basis))
+
+
+def nothing(gram: GramOperator, threshold: float) -> Solution:
+    """Solve for no interactions at all: everything is zero, exactly."""
+    users, items = gram.shape
+    pairs = RitzPairs(np.zeros(1), np.zeros((items, 1)), np.zeros((items, 1)), np.eye(1))
+    return Solution(pairs, np.zeros((users, 1)), threshold, 0.0, 0.0, 0)
+
+
+def settle(gram: GramOperator, start: RitzPairs, factors: int, rounds: int = 3) -> tuple[RitzPairs, int]:
+    """Filter until the ``(factors + 1)``-th singular value is known to about four digits.
+
+    Returns
+    -------
+    pairs, applications spent.
+    """
+    pairs, spent = start, 0
+    for _ in range(rounds):
+        before = pairs.values[factors]
+        pairs = _filtered(gram, pairs, FIRST_DEGREE, np.float32)[0]
+        spent += FIRST_DEGREE
+        if abs(pairs.values[factors] - before) <= 2e-4 * before:
+            break
+    return pairs, spent
+
+
+def converge(gram: GramOperator, start: RitzPairs, threshold: float, target: Target) -> Solution:
+    """Filter ``start`` until the distance to the optimum is shown to be at most ``target``.
+
+    Parameters
+    ----------
+    gram : the operator.
+    start : Ritz pairs to start from; with as many as there are items nothing is iterated.
+    threshold : lambda, > 0.
+    target : (pairs, lambda) -> the largest acceptable ``|S~ - S~*|_F``.
+
+    Notes
+    -----
+    Passes run in float32 while the target is above their rounding, in float64 beyond; the last application,
+    which the certificate rests on, is always in float64. O(nnz k) for each application. If the target is
+    not reached in a bounded number of rounds, what was reached is returned: its ``distance`` is true.
+    """
+    pairs, rows = start, np.zeros((gram.shape[0], 0))
+    outside = distance = float("inf")
+    applications = 0
+    whole = pairs.values.size >= gram.shape[1]
+    for left in reversed(range(1 if whole else MOST_ROUNDS)):
+        goal = target(pairs, threshold)
+        degree = 0 if whole else predicted_degree(pairs, threshold, goal)
+        coarse = goal > FLOAT32_FLOOR * max(norm_of(pairs, threshold), threshold)
+        pairs, rows = _filtered(gram, pairs, degree, np.float32 if coarse else np.float64)
+        applications += max(degree, 1)
+        goal = target(pairs, threshold)
+        if first_order(pairs, threshold) <= PREDICTION_MARGIN * goal or not left:
+            outside = outside_bound(gram, pairs, threshold)
+            distance = distance_bound(_residuals(gram, pairs, threshold, outside))
+            if distance <= goal:
+                break
+    return Solution(pairs, rows, threshold, distance, outside, applications)
+
+
+def _filtered(
+    gram: GramOperator, pairs: RitzPairs, degree: int, dtype: DTypeLike
+) -> tuple[RitzPairs, FloatMatrix]:
+    """Filter, orthonormalise, and rotate to Ritz pairs by one application in float64."""
+
+    def apply(block: FloatMatrix) -> FloatMatrix:
+        return gram.apply(block.astype(dtype, copy=False)).astype(np.float64, copy=False)
+
+    if degree:
+        basis = chebyshev_filter(apply, pairs, float(pairs.values[-1]), degree)
+    else:
+        (basis,) = orthonormalise(pairs.vectors)
+    images, rows = gram.apply_with_rows(basis)
+    return rayleigh_ritz(basis, images), rows
+
+
+def first_order(pairs: RitzPairs, threshold: float) -> float:
+    """Estimate the distance to the optimum to first order in the residuals; not a bound.
+
+    ``[sum_k f_k^2 (eta + theta_k) (|E_k| / (theta_k - eta))^2]^1/2`` over active k; eta: the last Ritz value.
+    """
+    return _first_order(pairs.values, np.linalg.norm(pairs.residuals, axis=0), threshold)
+
+
+def _first_order(values: NDArray[np.float64], norms: NDArray[np.float64], threshold: float) -> float:
+    active = values > threshold**2
+    theta, eta = values[active], min(float(values[-1]) * OUTSIDE_SLACK, 0.999 * threshold**2)
+    weights = shrinkage(theta, threshold) * np.sqrt(eta + theta) / (theta - eta)
+    return float(np.linalg.norm(weights * norms[active]))
+
+
+def predicted_degree(pairs: RitzPairs, threshold: float, goal: float) -> int:
+    """Choose the smallest Chebyshev degree that should bring the first-order distance to ``goal``.
+
+    A filter of degree d divides the residual of a Ritz vector by about ``T_d(2 theta / cut - 1)``.
+    """
+    norms = np.linalg.norm(pairs.residuals, axis=0)
+    cut = float(pairs.values[-1])
+    growth = np.arccosh(np.maximum(2.0 * pairs.values / cut - 1.0, 1.0))
+    for degree in range(2, LARGEST_DEGREE):
+        damped = norms / np.cosh(np.minimum(degree * growth, 300.0))
+        if _first_order(pairs.values, damped, threshold) * PREDICTION_MARGIN <= goal:
+            return degree
+    return LARGEST_DEGREE
+
+
+def outside_bound(gram: GramOperator, pairs: RitzPairs, threshold: float) -> float:
+    """Bound ``G~`` outside the Ritz vectors, from above; rounding of the products included."""
+    last = float(pairs.values[-1])
+    ceiling = 0.5 * (threshold**2 + last)
+    bound = top_outside(gram.apply, pairs.vectors, OUTSIDE_SLACK * last, ceiling)
+    return bound + _product_rounding(gram, pairs)
+
+
+def _product_rounding(gram: GramOperator, pairs: RitzPairs) -> float:
+    """Bound the rounding in a column of ``G~ V``: gamma_p ``||X~|'|X~||_2``, and X~ is not negative."""
+    return (gram.longest + 16) * np.finfo(np.float64).eps * float(pairs.values[0])
+
+
+def _residuals(gram: GramOperator, pairs: RitzPairs, threshold: float, outside: float) -> Residuals:
+    """Collect the residuals, made larger by what rounding can hide in them."""
+    errors = pairs.residuals
+    width = pairs.values.size
+    metric = pairs.vectors.T @ pairs.vectors - np.eye(width)
+    hidden = _product_rounding(gram, pairs) + float(np.linalg.norm(metric)) * float(pairs.values[0])
+    inflated = 1.001 * (errors.T @ errors) + 1001.0 * hidden**2 * np.eye(width)
+    return Residuals(pairs.values, inflated, threshold, outside)

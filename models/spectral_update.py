@@ -1,0 +1,88 @@
+"""The closed-form update of a spectral model: where it stands after rows are taken out, before any pass.
+
+The old work subspace V and its images ``G~ V`` are known. Degrees change as well as rows, so the basis is
+rescaled with them, and the images of the rescaled basis follow from the old ones and the removed rows alone
+(Brand 2006, Fast low-rank modifications of the thin SVD, for the Gram of rescaled columns).
+"""
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from .base import Interactions
+from .gram_operator import GramOperator, degrees
+from .subspace import FloatMatrix, RitzPairs, orthonormalise, rayleigh_ritz
+
+MOST_NEW_DIRECTIONS = 16
+
+
+def closed_form_start(
+    gram: GramOperator,
+    known: RitzPairs,
+    old_item_scale: NDArray[np.float64],
+    before: Interactions,
+    after: Interactions,
+    user_power: float,
+) -> RitzPairs | None:
+    """Rayleigh-Ritz for the new Gram on the old subspace and the removed rows' part outside it.
+
+    With ``s = D_new^b D_old^-b``: ``G~_new (s V) = D_new^-b (D_old^b G~_old V - R)``,
+    ``R = (before' D_u^-2a before - after' D_u^-2a after) D_old^-b V``: no pass over the data.
+
+    Parameters
+    ----------
+    gram : the operator on what is kept.
+    known : the old Ritz pairs [n, k] with images under the old operator.
+    old_item_scale : float64 [n], ``d_i^-b`` before.
+    before, after : CSR [t, n], weights of the touched rows.
+    user_power : a.
+
+    Returns
+    -------
+    RitzPairs, k of them, of the new operator; None if the basis has become dependent: start afresh.
+
+    Notes
+    -----
+    O((removed entries) k + n k^2), and one application to at most 16 columns.
+    """
+    ratio = (old_item_scale / gram.item_scale)[:, None]
+    basis = known.vectors * ratio
+    spread = known.vectors * old_item_scale[:, None]
+    removed = _gram_term(before, spread, user_power) - _gram_term(after, spread, user_power)
+    images = (known.images / old_item_scale[:, None] - removed) * gram.item_scale[:, None]
+    fresh = _outside_directions(before, after, gram.item_scale, basis, user_power)
+    basis = np.concatenate([basis, fresh], axis=1)
+    images = np.concatenate([images, gram.apply(fresh)], axis=1)
+    try:
+        return rayleigh_ritz(basis, images, keep=known.values.size)
+    except np.linalg.LinAlgError:  # too little is left for that many independent directions
+        return None
+
+
+def _gram_term(rows: Interactions, block: FloatMatrix, user_power: float) -> FloatMatrix:
+    """``rows' D_u^-2a rows block``: float64 [n, k]."""
+    scale = degrees(rows, axis=1) ** (-2 * user_power)
+    return np.asarray(rows.T @ ((rows @ block) * scale[:, None]))
+
+
+def _outside_directions(
+    before: Interactions,
+    after: Interactions,
+    item_scale: NDArray[np.float64],
+    basis: FloatMatrix,
+    user_power: float,
+) -> FloatMatrix:
+    """Return orthonormal columns for the largest part of the removed rows outside ``basis``: [n, <= 16]."""
+    lost: Interactions = (before - after).tocsr()
+    scale = degrees(before, axis=1) ** -user_power
+    columns: Interactions = (sp.diags(scale) @ lost @ sp.diags(item_scale)).T.tocsr()
+    touched = columns.shape[1]
+    if touched <= MOST_NEW_DIRECTIONS:
+        block = columns.toarray()
+    else:
+        mixing = np.random.default_rng(touched).standard_normal((touched, MOST_NEW_DIRECTIONS))
+        block = columns @ (columns.T @ (columns @ mixing))
+    (orthonormal,) = orthonormalise(basis)
+    block -= orthonormal @ (orthonormal.T @ block)
+    (directions,) = orthonormalise(block)
+    return np.ascontiguousarray(directions - orthonormal @ (orthonormal.T @ directions))
