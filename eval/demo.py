@@ -18,6 +18,7 @@ import polars as pl
 from rich.console import Console
 
 from .. import __version__
+from ..engine.requests import ExternalId
 from ..engine.tables import read_interactions, to_matrix
 from .cast import Cast, choose_cast
 from .claims import Seen, check_claims
@@ -94,7 +95,7 @@ def run_demo(options: DemoOptions, console: Console) -> Report:
                 material.matrix.user_items, options.accounts, options.interactions, options.seed
             )
         story = play(options.models, material, cast, work, stages)
-        removals = _measure(story, stages)
+        removals = _measure(story, material.user(cast.neighbour), stages)
         with stages.stage("verifying what is on disk"):
             story.verified = run_command("verify", "--state", str(work / "state"), "--json")
         report = _report(options, material, cast, story, removals, time.perf_counter() - started)
@@ -133,7 +134,7 @@ def _material(options: DemoOptions, console: Console) -> Material:
     return Material(dataset, table, matrix, titles)
 
 
-def _measure(story: Story, stages: Stages) -> list[Removal]:
+def _measure(story: Story, watched: ExternalId, stages: Stages) -> list[Removal]:
     """Retrain from scratch and compare, now that everything is over."""
     removals = []
     total = sum(len(stage.before.models) for stage in story.stages)
@@ -141,7 +142,7 @@ def _measure(story: Story, stages: Stages) -> list[Removal]:
         done = 0
         for stage in story.stages:
             outcomes = []
-            for outcome in measure(stage.before, stage.after, stage.asked):
+            for outcome in measure(stage.before, stage.after, stage.asked, watched):
                 outcomes.append(outcome)
                 advance(done := done + 1)
             accounts, pairs = len(stage.asked.accounts), len(stage.asked.pair_users)

@@ -30,6 +30,9 @@ from .report import ModelOutcome, Step, Treatment
 TREATMENTS = ("do nothing", "only drop the rows", "recunlearn")
 """What is compared, in this order."""
 
+LIST_LENGTH = 10
+"""How long the lists are that people are shown."""
+
 _LOOSE = 0.9  # a tolerance that never keeps a stage from ending
 _STAGES = (0.9, 0.99)
 """Shares that an iterative model is asked to show on its way, to see how the influence goes down."""
@@ -89,12 +92,13 @@ def read_published(state: Path) -> Published:
     return Published(number, read_models(directory, manifest, mapped=False), users, items)
 
 
-def measure(before: Published, after: Published, asked: Asked) -> Iterator[ModelOutcome]:
+def measure(before: Published, after: Published, asked: Asked, watched: ExternalId) -> Iterator[ModelOutcome]:
     """Compare each model with its controls; one fit from scratch (and one that is timed) for each.
 
     Parameters
     ----------
     before, after : the versions before and after the removal ``asked`` was carried out, and nothing else.
+    watched : a user who stays; the retrained models are asked for their list too.
     """
     rows = (
         before.user_rows(asked.accounts),
@@ -102,7 +106,11 @@ def measure(before: Published, after: Published, asked: Asked) -> Iterator[Model
         before.item_rows(asked.pair_items),
     )
     for name, model in before.models.items():
-        yield _outcome(model, after.models[name], rows)
+        against = _Against(model, rows)
+        kept = against.controls
+        own_list = _own_list(kept.oracle, int(np.searchsorted(kept.users, before.user_rows([watched])[0])))
+        ids = before.items.gather(kept.items[own_list]).to_list()
+        yield _outcome(model, after.models[name], rows, against, ids)
 
 
 class _Against:
@@ -134,10 +142,19 @@ class _Against:
         return uncertain / removed if removed else 0.0
 
 
+def _own_list(model: ForgettableModel, row: int) -> IntVector:
+    """Return what a model recommends a user: dense items, best first."""
+    items, _ = model.recommend(row, model.user_items[row], N=LIST_LENGTH)
+    return np.asarray(items, dtype=np.int64)
+
+
 def _outcome(
-    before: ForgettableModel, after: ForgettableModel, rows: tuple[IntVector, IntVector, IntVector]
+    before: ForgettableModel,
+    after: ForgettableModel,
+    rows: tuple[IntVector, IntVector, IntVector],
+    against: _Against,
+    oracle_list: list[ExternalId],
 ) -> ModelOutcome:
-    against = _Against(before, rows)
     oracle, proof = against.controls.oracle, after.proof()
     published = against.to_retrain(against.controls.place(scores_of(after)))
     oracle_bound = oracle.proof().bound or 0.0
@@ -155,6 +172,7 @@ def _outcome(
         reason=proof.reason,
         oracle_bound=oracle_bound,
         oracle_share=against.oracle_share(oracle_bound),
+        oracle_list=oracle_list,
         forget_seconds=min(_timed_forget(before, rows) for _ in range(2 if proof.exact else 1)),
         retrain_seconds=_timed_fit(after),
     )

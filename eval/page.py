@@ -199,6 +199,7 @@ def _plots(report: Report) -> str:
             "Share of the removed influence that is left in the scores of everybody else (log scale). "
             "Emptying the rows changes nothing there: what was learned stays. Filled and solid: measured "
             "against the retrain. Open and dotted: what the model shows about itself to be left at the most. "
+            "An iterative model was also asked, in copies, to stop as soon as it could show 90 % or 99 %. "
             "A measured zero is drawn at the bottom.",
         )
         + "<h2>Proof against truth, and time</h2><div class='pair'>"
@@ -232,11 +233,17 @@ def _people(report: Report) -> str:
         "<h2>What they saw</h2>"
         f'<div class="card"><h3>User {escape(str(person.user_id))}, who asked to be forgotten '
         f"({escape(person.model)})</h3><p class='note'>Before:</p><ol>{titles}</ol>{after}</div>"
-        + "".join(_neighbour(lists) for lists in report.neighbour)
+        + "".join(_neighbour(lists, _oracle_list(report, lists.model)) for lists in report.neighbour)
     )
 
 
-def _neighbour(lists: Lists) -> str:
+def _oracle_list(report: Report, model: str) -> list[str | int]:
+    """Return what the model retrained after the last removal recommends the neighbour."""
+    found = [m.oracle_list for removal in report.removals for m in removal.models if m.name == model]
+    return found[-1] if found else []
+
+
+def _neighbour(lists: Lists, retrained: Sequence[str | int]) -> str:
     heading = f"User {escape(str(lists.user_id))}, the closest taste, who stays ({escape(lists.model)})"
     try:
         from .plots import list_changes
@@ -247,18 +254,22 @@ def _neighbour(lists: Lists) -> str:
             f"<p class='note'>{when}</p><ol>{''.join(f'<li>{escape(i.title)}</li>' for i in items)}</ol>"
             for when, items in (("before", lists.before), ("after", lists.after or []))
         )
-    caption = _list_caption(lists)
+    caption = _list_caption(lists, retrained)
     return f'<figure class="card"><h3>{heading}</h3>{body}<figcaption>{caption}</figcaption></figure>'
 
 
-def _list_caption(lists: Lists) -> str:
+def _list_caption(lists: Lists, retrained: Sequence[str | int]) -> str:
     after = [item.item_id for item in lists.after or []]
     before = [item.item_id for item in lists.before]
     kept = len(set(before) & set(after))
     moved = sum(a != b for a, b in zip(before, after, strict=False))
-    if not moved and len(before) == len(after):
-        return f"All {len(before)} items in the same order: the list of somebody who stays is not disturbed."
-    return f"{kept} of {len(before)} items stayed in the list; {moved} ranks show another item."
+    agreed = sum(a == b for a, b in zip(after, retrained, strict=False))
+    changed = (
+        f"{kept} of {len(before)} items stayed, {moved} ranks show another item."
+        if moved or len(before) != len(after)
+        else f"All {len(before)} items are in the same order as before."
+    )
+    return f"{changed} The model retrained from scratch agrees in {agreed} of {len(after)} ranks."
 
 
 def _method(report: Report) -> str:

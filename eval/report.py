@@ -62,6 +62,7 @@ class ModelOutcome:
     bound, erased_at_least, certified, reason : the model's own proof, published with it.
     oracle_bound : the same bound of the retrain itself: how far off what we compare with may be.
     oracle_share : that, as a share of the influence.
+    oracle_list : ids of what the retrained model recommends the neighbour.
     forget_seconds : the removal in this model alone, restored as from disk; no publishing, no purge.
     retrain_seconds : one fit from scratch with the model's own settings.
     """
@@ -79,6 +80,7 @@ class ModelOutcome:
     reason: str
     oracle_bound: float
     oracle_share: float
+    oracle_list: list[str | int]
     forget_seconds: float
     retrain_seconds: float
 

@@ -16,12 +16,11 @@ from ..engine.state import StatePaths
 from ..engine.tables import IndexedMatrix, InteractionTable
 from .audience import Answer, Api, Watch, watching
 from .cast import Cast
-from .outcome import Asked, Published, read_published
+from .outcome import LIST_LENGTH, Asked, Published, read_published
 from .processes import Child, CommandError, child, run_command
 from .report import Dataset, Listed, RequestTiming
 from .stages import Stages
 
-_LIST_LENGTH = 10
 _PATIENCE_SECONDS = 300.0
 _POLL_SECONDS = 0.02
 
@@ -215,7 +214,7 @@ def _timings(state: Path, known: int) -> list[RequestTiming]:
 
 def _listed(api: Api, material: Material, user: ExternalId, model: str) -> list[Listed] | None:
     """Ask for a user's list, with titles; None if they are not served."""
-    answer = api.recommendations(user, model, _LIST_LENGTH)
+    answer = api.recommendations(user, model, LIST_LENGTH)
     if answer.status != 200:
         return None
     items = answer.json()["items"]

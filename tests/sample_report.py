@@ -40,6 +40,7 @@ def outcome(name="spectral_mf", exact=False, left=4e-4):
         reason="",
         oracle_bound=0.0,
         oracle_share=1e-10,
+        oracle_list=[2, 1, 9],
         forget_seconds=0.03,
         retrain_seconds=0.4,
     )
