@@ -16,7 +16,7 @@ FloatArray: TypeAlias = NDArray[Any]
 Ranked: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
 
 
-class Factorization(ForgettableModel, MatrixFactorizationBase):
+class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[misc]  # implicit is untyped
     """A model whose scores are ``user_factors @ item_factors.T``; a drop-in for implicit's factorisations.
 
     Attributes
@@ -85,8 +85,7 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):
         if not (candidates.size and queries.size):
             ids, scores = np.full((users.size, N), -1, np.int32), np.full((users.size, N), -np.inf)
         else:
-            liked = rows[:, candidates].tocsr() if filter_already_liked_items else None
-            ids, scores = self._top(queries, candidates, liked, N)
+            ids, scores = self._top(queries, candidates, rows if filter_already_liked_items else None, N)
         return _real(ids[0], scores[0]) if np.ndim(userid) == 0 else (ids, scores)
 
     def similar_items(
@@ -165,10 +164,10 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):
             return self.user_items[self._known(users, self.user_items.shape[0], "user")]
         if not sp.issparse(user_items) or user_items.shape != (users.size, n_items):
             raise ValueError(
-                f"user_items is a {type(user_items).__name__} of shape {np.shape(user_items)}; pass CSR with one "
-                f"row for each of {users.size} users and a column for each of {n_items} items"
+                f"user_items is a {type(user_items).__name__} of shape {np.shape(user_items)}; pass CSR with "
+                f"one row for each of {users.size} users and a column for each of {n_items} items"
             )
-        return cast(Interactions, user_items.tocsr())
+        return user_items.tocsr()
 
     @staticmethod
     def _known(ids: NDArray[Any], size: int, what: str) -> NDArray[Any]:
@@ -198,7 +197,7 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):
         whole = candidates.size == self.item_factors.shape[0]
         factors = self.item_factors if whole else self.item_factors[candidates]
         if liked is not None:
-            liked = _implicit_csr(liked)
+            liked = _implicit_csr(liked if whole else liked[:, candidates])
         found, found_scores = topk(
             factors,
             np.ascontiguousarray(queries, factors.dtype),

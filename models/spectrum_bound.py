@@ -5,21 +5,23 @@ take a start nearly orthogonal to the leading eigenvector, and how improbable th
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-Block = NDArray[np.float64]
+Block: TypeAlias = NDArray[np.floating[Any]]
 SEED = 20161030
 EXACT_UP_TO = 512
+ENOUGH_STEPS = 8
 
 
 def top_outside(
     apply: Callable[[Block], Block],
     known: Block,
     target: float,
+    ceiling: float,
     failure: float = 1e-9,
     block: int = 16,
     max_steps: int = 24,
@@ -30,7 +32,8 @@ def top_outside(
     ----------
     apply : M on a block, float64 [n, b] -> [n, b]; symmetric and positive semidefinite.
     known : V, float64 [n, k], orthonormal columns: what is taken out.
-    target : stop as soon as the bound is at most this.
+    target : stop as soon as the bound is at most this. ceiling : after :data:`ENOUGH_STEPS` products this is
+        good enough; above it one goes on to ``max_steps``.
     failure : probability, over the random start, that what is returned is no bound. The start is drawn
         with a fixed seed, so that results repeat: the data must not have been made with it in mind.
     block : b, random vectors at once. max_steps : block products at the most.
@@ -46,9 +49,9 @@ def top_outside(
     With q products the Krylov space holds ``p(M) w`` for every polynomial p of degree q - 1, w any
     combination of the b Gaussian start vectors. Let x be the leading eigenvector, ``lambda_1`` its value,
     ``theta`` the largest Ritz value, ``tau = (1 - eps) lambda_1``. If ``theta < tau`` then
-    ``sum_j w_j^2 p(lambda_j)^2 (lambda_j - tau) < 0``; with ``p(t) = T_{2q-1}(y) / y, y^2 = 1 - t / tau`` (as in
-    Kuczynski & Wozniakowski 1992) and w the combination along x, this reads
-    ``chi2_b sinh^2((2q - 1) a) < chi2_{N-1}``, ``tanh^2 a = eps``, N = n - k, the two chi-squares independent.
+    ``sum_j w_j^2 p(lambda_j)^2 (lambda_j - tau) < 0``; with ``p(t) = T_{2q-1}(y) / y, y^2 = 1 - t / tau`` (as
+    in Kuczynski & Wozniakowski 1992) and w the combination along x, this reads
+    ``chi2_b sinh^2((2q - 1) a) < chi2_{N-1}``, ``tanh^2 a = eps``, N = n - k, independent chi-squares.
     So ``P(theta < (1 - eps) lambda_1) <= I_x(b / 2, (N - 1) / 2)`` at ``x = sech^2((2q - 1) a)``, I the
     regularised incomplete beta function, and with x so that this is ``failure / max_steps``,
     ``lambda_1 <= theta cosh^2(arcosh(x^-1/2) / (2q - 1))``. Time: 2q products, O(n b^2 q^2).
@@ -56,7 +59,7 @@ def top_outside(
     Examples
     --------
     >>> m = np.diag(np.r_[3.0, 2.0, np.linspace(0.0, 1.0, 998)])
-    >>> bound = top_outside(lambda v: m @ v, np.eye(1000)[:, :1], 2.1)
+    >>> bound = top_outside(lambda v: m @ v, np.eye(1000)[:, :1], 2.05, 2.1)
     >>> bool(2.0 <= bound <= 2.1)
     True
     """
@@ -81,7 +84,7 @@ def top_outside(
         bound = min(bound, theta * float(np.cosh(angle / (2 * q - 1))) ** 2)
         if np.linalg.norm(image) <= 1e-12 * max(theta, np.finfo(float).tiny):
             return theta * (1 + 1e-9)  # the Krylov space is invariant: nothing is hidden
-        if bound <= target:
+        if bound <= (target if q < ENOUGH_STEPS else ceiling):
             break
         fresh = _orthonormal(image, np.concatenate([known, basis], axis=1))
     return bound

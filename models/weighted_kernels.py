@@ -23,6 +23,7 @@ Floats: TypeAlias = NDArray[np.floating[Any]]
 Ints: TypeAlias = NDArray[np.integer[Any]]
 
 BLOCKS = 32
+LANES = 16
 
 
 def _vector_kernel(function: F) -> F:
@@ -169,6 +170,29 @@ def row_pass(
                 for k in range(width):
                     total[k] += e * basis[i, k]
             for k in range(width):
+                product[u, k] = total[k]
+
+
+@_vector_kernel
+def narrow_pass(
+    blocks: Ints, indptr: Ints, indices: Ints, values: Floats, basis: Floats, product: Floats
+) -> None:
+    """Multiply a CSR matrix by a dense one of :data:`LANES` columns: ``product = E basis``.
+
+    ``blocks`` int64 [blocks + 1]; CSR [m, n] with values [nnz]; basis [n, 16]; product [m, 16], overwritten.
+    The width is known to the compiler, so that the sums stay in registers. O(nnz).
+    """
+    for b in numba.prange(blocks.size - 1):
+        total = np.zeros(LANES, basis.dtype)
+        for u in range(blocks[b], blocks[b + 1]):
+            for k in range(LANES):
+                total[k] = 0
+            for t in range(indptr[u], indptr[u + 1]):
+                i = indices[t]
+                e = values[t]
+                for k in range(LANES):
+                    total[k] += e * basis[i, k]
+            for k in range(LANES):
                 product[u, k] = total[k]
 
 

@@ -7,7 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .base import Interactions
-from .weighted_kernels import Floats, Ints, balanced_blocks, column_pass, row_pass, transpose_pattern
+from .weighted_kernels import (
+    LANES,
+    Floats,
+    Ints,
+    balanced_blocks,
+    column_pass,
+    narrow_pass,
+    row_pass,
+    transpose_pattern,
+)
 
 Matrix: TypeAlias = Floats
 """Dense, two-dimensional, C-contiguous, float32 or float64."""
@@ -39,7 +48,9 @@ class WeightedLoss:
     column_blocks: Ints
 
     @classmethod
-    def from_interactions(cls, user_items: Interactions, alpha: float, max_confidence: float) -> "WeightedLoss":
+    def from_interactions(
+        cls, user_items: Interactions, alpha: float, max_confidence: float
+    ) -> "WeightedLoss":
         """Weigh interactions: ``c = min(1 + alpha r, max_confidence)``. O(nnz).
 
         Examples
@@ -49,13 +60,25 @@ class WeightedLoss:
         >>> loss.confidence
         array([ 4., 50.])
         """
-        m, n = user_items.shape
+        confidence = np.minimum(1.0 + alpha * user_items.data.astype(np.float64), max_confidence)
+        return cls.from_confidence(user_items, confidence)
+
+    @classmethod
+    def from_confidence(cls, user_items: Interactions, confidence: NDArray[np.float64]) -> "WeightedLoss":
+        """Take the confidence of each stored pair as it is: float64 [nnz], in the order of the CSR matrix."""
         indptr = user_items.indptr.astype(np.int64)
         indices = user_items.indices.astype(np.int32)
-        confidence = np.minimum(1.0 + alpha * user_items.data.astype(np.float64), max_confidence)
-        starts, rows, order = transpose_pattern(indptr, indices, n)
+        starts, rows, order = transpose_pattern(indptr, indices, user_items.shape[1])
         return cls(
-            (m, n), indptr, indices, confidence, starts, rows, order, balanced_blocks(indptr), balanced_blocks(starts)
+            shape=user_items.shape,
+            indptr=indptr,
+            indices=indices,
+            confidence=confidence,
+            starts=starts,
+            rows=rows,
+            order=order,
+            row_blocks=balanced_blocks(indptr),
+            column_blocks=balanced_blocks(starts),
         )
 
     @property
@@ -69,6 +92,18 @@ class WeightedLoss:
         row_pass(self.row_blocks, self.indptr, self.indices, values, basis, product)
         return product
 
+    def narrow_times(self, values: Floats, block: Matrix) -> Matrix:
+        """Multiply as :meth:`times` by a block of 16 columns, faster; [n, 16] -> [m, 16]."""
+        product = np.empty((self.shape[0], LANES), block.dtype)
+        narrow_pass(self.row_blocks, self.indptr, self.indices, values, block, product)
+        return product
+
+    def narrow_transposed_times(self, column_values: Floats, block: Matrix) -> Matrix:
+        """Multiply ``E' block``; the values in column order, ``values[order]``; block [m, 16] -> [n, 16]."""
+        product = np.empty((self.shape[1], LANES), block.dtype)
+        narrow_pass(self.column_blocks, self.starts, self.rows, column_values, block, product)
+        return product
+
     def transposed_times(self, values: Floats, basis: Matrix) -> Matrix:
         """Multiply ``E' basis``; basis [m, d] -> [n, d]."""
         product = np.empty((self.shape[1], basis.shape[1]), basis.dtype)
@@ -79,8 +114,9 @@ class WeightedLoss:
 def orthonormal(columns: Matrix) -> Matrix:
     """Return an orthonormal basis whose span holds the columns, [m, d] with m >= d.
 
-    Cholesky QR after scaling the columns to unit length: two matrix products in place of a Householder
-    sweep. Where the columns are too dependent for it, Householder. O(m d^2).
+    Cholesky QR after scaling the columns to unit length, once more where they were far from orthogonal: a
+    few matrix products in place of a Householder sweep. Where the columns are too dependent for it,
+    Householder. O(m d^2).
 
     Examples
     --------
@@ -88,16 +124,18 @@ def orthonormal(columns: Matrix) -> Matrix:
     >>> np.allclose(q.T @ q, np.eye(2))
     True
     """
+    if not columns.size:
+        return columns
     gram = np.asarray(columns.T @ columns, np.float64)
     length = np.sqrt(np.diag(gram))
-    if columns.size and length.min() > 0 and np.isfinite(length).all():
+    if length.min() > 0 and np.isfinite(length).all():
         try:
             factor = np.linalg.cholesky(gram / np.outer(length, length))
         except np.linalg.LinAlgError:
-            factor = np.zeros((1, 1))
-        if np.diag(factor).min() > 1e3 * np.sqrt(np.finfo(columns.dtype).eps):
+            return np.ascontiguousarray(np.linalg.qr(columns)[0])
+        pivot = float(np.diag(factor).min())
+        if pivot > 1e3 * np.sqrt(np.finfo(columns.dtype).eps):
             inverse = np.linalg.inv(factor).T / length[:, None]
-            return np.ascontiguousarray(columns @ inverse.astype(columns.dtype))
+            basis = np.ascontiguousarray(columns @ inverse.astype(columns.dtype))
+            return basis if pivot > 0.3 else orthonormal(basis)
     return np.ascontiguousarray(np.linalg.qr(columns)[0])
-
-

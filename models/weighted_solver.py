@@ -8,6 +8,7 @@ as fast as momentum, without a second point to carry.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -35,7 +36,7 @@ class Point:
     square : ``|S|_F^2``.
     change : ``|S - S_before|_F``; nan where rounding hides it, and at the start.
     lipschitz : L of the step that led here.
-    truncated : a singular value that should be active was left out: the work subspace or the rank is too small.
+    truncated : a singular value that should be active was left out: work subspace or rank is too small.
     """
 
     left: Matrix
@@ -50,7 +51,7 @@ class Point:
     @property
     def rank(self) -> int:
         """Singular values that are not zero."""
-        return self.left.shape[1]
+        return int(self.left.shape[1])
 
     @property
     def active(self) -> Matrix:
@@ -86,7 +87,7 @@ def starting_point(loss: WeightedLoss, left: Matrix, right: Matrix, dtype: DType
 
 def widened(point: Point, width: int) -> Point:
     """Grow the work subspace to ``width`` columns, at random but always the same, or shrink it."""
-    n, d = point.right.shape
+    d = point.right.shape[1]
     if width <= d:
         right, sketch = point.right[:, :width], point.sketch[:, :width]
         return replace(point, right=np.ascontiguousarray(right), sketch=np.ascontiguousarray(sketch))
@@ -96,13 +97,13 @@ def widened(point: Point, width: int) -> Point:
 
 
 def padding(basis: Matrix, count: int) -> Matrix:
-    """Return ``count`` orthonormal columns orthogonal to ``basis`` [n, d], the same each time; O(n d count)."""
+    """Return ``count`` orthonormal columns orthogonal to ``basis`` [n, d], always the same; O(n d count)."""
     n, d = basis.shape
-    extra = np.random.default_rng([n, d]).standard_normal((n, count))
+    extra: Matrix = np.random.default_rng([n, d]).standard_normal((n, count))
     for _ in range(2):  # twice is enough (Kahan)
         extra -= basis @ (basis.T @ extra)
         extra = orthonormal(extra)
-    return extra.astype(basis.dtype)
+    return np.ascontiguousarray(extra, basis.dtype)
 
 
 def chebyshev_cycle(lowest: float, highest: float) -> tuple[float, ...]:
@@ -134,6 +135,7 @@ def step(
     regularization: float,
     lipschitz: float,
     max_rank: int,
+    inner: int = 0,
 ) -> tuple[Point, Observation]:
     """Take one proximal gradient step.
 
@@ -142,6 +144,8 @@ def step(
     confidence : [nnz], the loss's own, in the dtype of the point.
     regularization : lambda. lipschitz : L of this step.
     max_rank : singular values kept at the most.
+    inner : further subspace iterations on the same matrix: they bring the singular vectors, and with them
+        the certificate, closer to what the step ought to be.
 
     Returns
     -------
@@ -159,34 +163,53 @@ def step(
         point.lipschitz, scores, values, product, sums,
     )  # fmt: skip
     seen = _observe(sums.sum(axis=0), point)
-    rest = scores.dtype.type(lipschitz - 1.0)
-    product += point.left @ (rest * (active.T @ point.sketch))
-    basis = orthonormal(product)
-    coupling = point.left.T @ basis
-    small = loss.transposed_times(values, basis)
-    small += active @ (rest * coupling)
-
-    vectors, length = _descending_svd(small)
+    triplets = _iterate(loss, values, product, point, active, lipschitz - 1.0, inner)
+    basis, coupling, vectors, length, right, sketch = triplets
     shrunk = (length - regularization) / lipschitz
     wanted = int((shrunk > 0).sum())
     rank = min(wanted, max_rank)
     weights = (vectors[:, :rank] * shrunk[:rank]).astype(scores.dtype)
-    known = length > 1e-12 * length.max(initial=0.0)
-    inverse = np.divide(1.0, length, out=np.zeros_like(length), where=known)
-    right = np.ascontiguousarray(small @ (vectors * inverse).astype(scores.dtype))
-    inner = float(np.vdot(coupling @ weights, active.T @ right[:, :rank]))
+    overlap = float(np.vdot(coupling @ weights, active.T @ right[:, :rank]))
     square = float(shrunk[:rank] @ shrunk[:rank])
-    sketch = right + scores.dtype.type(OVER_RELAXATION) * (right - point.right @ (point.right.T @ right))
     return Point(
         left=np.ascontiguousarray(basis @ weights),
         right=right,
         sketch=sketch,
         scores=scores,
         square=square,
-        change=_root(square + point.square - 2.0 * inner, square, scores.dtype),
+        change=_root(square + point.square - 2.0 * overlap, square, scores.dtype),
         lipschitz=lipschitz,
         truncated=wanted > rank or wanted == length.size < min(loss.shape),
     ), seen
+
+
+def _iterate(
+    loss: WeightedLoss,
+    values: Floats,
+    product: Matrix,
+    point: Point,
+    active: Matrix,
+    rest: float,
+    inner: int,
+) -> tuple[Matrix, Matrix, NDArray[np.float64], NDArray[np.float64], Matrix, Matrix]:
+    """Iterate the subspace ``1 + inner`` times on ``A = E + rest S``; ``product`` is E sketch, overwritten.
+
+    Return left basis U [m, d], ``left' U``, rotation and singular values of ``A'U``, right vectors, sketch.
+    """
+    low, sketch, before = product.dtype.type(rest), point.sketch, point.right
+    while True:
+        product += point.left @ (low * (active.T @ sketch))
+        basis = orthonormal(product)
+        coupling = point.left.T @ basis
+        small = loss.transposed_times(values, basis)
+        small += active @ (low * coupling)
+        vectors, length = _descending_svd(small)
+        right = np.ascontiguousarray(small @ (vectors * _inverse(length)).astype(product.dtype))
+        sketch = right + product.dtype.type(OVER_RELAXATION) * (right - before @ (before.T @ right))
+        if inner == 0:
+            return basis, coupling, vectors, length, right, sketch
+        inner, before = inner - 1, right
+        product = loss.times(values, sketch)
 
 
 def _descending_svd(small: Matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -195,9 +218,15 @@ def _descending_svd(small: Matrix) -> tuple[NDArray[np.float64], NDArray[np.floa
     return vectors[:, ::-1], np.sqrt(np.maximum(values[::-1], 0.0))
 
 
-def _root(square: float, scale: float, dtype: DTypeLike) -> float:
+def _inverse(length: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Invert singular values; 0 for those that are rounding only."""
+    known = length > 1e-12 * length.max(initial=0.0)
+    return np.divide(1.0, length, out=np.zeros_like(length), where=known)
+
+
+def _root(square: float, scale: float, dtype: np.dtype[Any]) -> float:
     """Return the root of a difference of squares of size ``scale``; nan where rounding hides it."""
-    return float(np.sqrt(square)) if square > 30 * np.finfo(np.dtype(dtype)).eps * scale else float("nan")
+    return float(np.sqrt(square)) if square > 30 * float(np.finfo(dtype).eps) * scale else float("nan")
 
 
 def _observe(sums: NDArray[np.float64], point: Point) -> Observation:
