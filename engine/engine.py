@@ -78,7 +78,7 @@ class Engine:
     Work off all that waits, in a state that :func:`~.fitting.fit` made::
 
         with Engine.open("state") as engine:
-            report = engine.apply(engine.ledger.pending())
+            report = engine.apply(engine.pending())
     """
 
     def __init__(
@@ -140,11 +140,9 @@ class Engine:
         OSError, StateError
             The disk or the state is not as it must be; the requests wait, and the next start goes on.
         """
+        self._go_on()
         if not batch:
             return CycleReport(self.manifest.version, 0, 0)
-        if self._was_cut_off:
-            recover(self.paths, self.ledger, self._receipts)
-            self._load()
         self._was_cut_off = True
         try:
             report: CycleReport | None = self._cycle(batch)
@@ -158,6 +156,18 @@ class Engine:
                 report = None
         self._was_cut_off = False
         return report or self._apply_halves(batch)
+
+    def pending(self, limit: int = -1) -> list[Pending]:
+        """Return up to ``limit`` requests that wait to be erased, oldest first."""
+        self._go_on()
+        return self.ledger.pending(limit)
+
+    def _go_on(self) -> None:
+        """After a cycle that an error cut off, do what the next start would do."""
+        if self._was_cut_off:
+            recover(self.paths, self.ledger, self._receipts)
+            self._load()
+            self._was_cut_off = False
 
     def _apply_halves(self, batch: Sequence[Pending]) -> CycleReport:
         half = len(batch) // 2

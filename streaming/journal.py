@@ -95,6 +95,8 @@ class Journal:
         durable.make_directory(directory)
         self._directory = directory
         with _locked(directory):
+            for leftover in filter(durable.is_temporary, directory.iterdir()):
+                durable.remove(leftover)  # of a commit that a crash cut off: it holds ids
             _open_segment(directory)
         self._next = _segments(directory)[0][0]
 
@@ -130,10 +132,8 @@ class Journal:
                 durable.append(segment, b"\n")
 
     def commit(self, positions: Mapping[str, int]) -> None:
-        """Purge the records before ``positions["journal"]`` from disk."""
-        position = positions.get(PARTITION)
-        if position is None:
-            return
+        """Purge the records before ``positions["journal"]`` from disk, but none that was not returned."""
+        position = min(positions.get(PARTITION, 0), self._next)
         with _locked(self._directory):
             segments = _segments(self._directory)
             for base, path in segments:

@@ -74,6 +74,13 @@ def take_in(
     return WorkerReport(recorded=recorded, dead_letters=len(letters))
 
 
+def resume(source: EventSource, name: str, ledger: Ledger) -> None:
+    """Continue where the ledger says, and commit that: after a crash the source may not know yet."""
+    positions = ledger.positions(name)
+    source.seek(positions)
+    source.commit(positions)
+
+
 class Worker:
     """Works off deletion events until it is told to stop, or until there are none.
 
@@ -131,7 +138,7 @@ class Worker:
         while not self._stop.is_set():
             self._arrived.clear()
             drained = self._intake_ended.is_set()
-            batch = self._engine.ledger.pending(_BATCH_LIMIT)
+            batch = self._engine.pending(_BATCH_LIMIT)
             if batch:
                 self._on_batch(len(batch))
                 before = self._engine.manifest.version
@@ -150,7 +157,7 @@ class Worker:
             with Ledger(self._engine.paths.ledger, FenceKey.load(self._engine.paths)) as ledger:
                 source = self._open_source()
                 try:
-                    source.seek(ledger.positions(self._source_name))
+                    resume(source, self._source_name, ledger)
                     self._poll_until_told(source, ledger)
                 finally:
                     source.close()

@@ -100,6 +100,7 @@ def test_a_journal_that_was_lost_is_read_from_its_start(tmp_path, caplog):
     journal = Journal(tmp_path)
     with caplog.at_level(logging.WARNING):
         journal.seek({"journal": 50})
+    journal.commit({"journal": 50})
     assert values(journal.poll(1, 10)) == [b"new"]
     assert "reading all of it" in caplog.text
 
