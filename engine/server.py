@@ -5,9 +5,11 @@ forgotten one get the same answer, byte for byte.
 """
 
 import contextlib
+import logging
 import signal
 import socket
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Annotated, Any
@@ -31,6 +33,7 @@ MOST_ITEMS = 1000
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost")
 """Host headers that are answered when bound to the loopback interface: no web page can reach in by DNS."""
 
+_log = logging.getLogger(__name__)
 _HEADERS = {"cache-control": "no-store"}  # a cache must not go on serving somebody who is fenced
 _SHUTDOWN_SECONDS = 10
 _BACKLOG = 2048
@@ -122,7 +125,11 @@ def _unknown_model(_request: Request, error: Exception) -> Response:
 
 
 class _Measured:
-    """ASGI middleware: counts answers and their latency by the pattern of the route, never by its path."""
+    """ASGI middleware: counts answers and their latency by route, and keeps what fails out of the logs.
+
+    The pattern of the route is counted, never its path. An error that nobody foresaw becomes a 500; where it
+    happened is logged, but not its message, which may quote an id.
+    """
 
     def __init__(self, app: ASGIApp, metrics: ServingMetrics) -> None:
         self._app, self._metrics = app, metrics
@@ -131,7 +138,7 @@ class _Measured:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 500
+        started, status = time.perf_counter(), 0
 
         async def noting(message: Message) -> None:
             nonlocal status
@@ -141,9 +148,13 @@ class _Measured:
 
         try:
             await self._app(scope, receive, noting)
+        except Exception as error:  # noqa: BLE001  whatever it is, the next request is answered
+            _log.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+            if not status:
+                await _json({"detail": "internal error"}, 500)(scope, receive, noting)
         finally:
             route = getattr(scope.get("route"), "path", "none")
-            self._metrics.observe(route, status, time.perf_counter() - started)
+            self._metrics.observe(route, status or 500, time.perf_counter() - started)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -174,6 +174,24 @@ def test_metrics_count_by_route_and_hold_no_id(client):
     assert "31415926" not in text
 
 
+def test_an_unforeseen_error_is_a_500_that_names_nobody(client, monkeypatch, caplog):
+    """A model that fails: a 500 with a plain body, counted; the log says where, and quotes no message."""
+
+    secret = str(161800 + 3)
+
+    def fail(self, userid, user_items, N=10, filter_already_liked_items=True):
+        raise RuntimeError(f"the row of user {secret} is odd")
+
+    monkeypatch.setattr(Marked, "recommend", fail)
+    answer = client.get("/v1/users/7/recommendations")
+    assert (answer.status_code, answer.json()) == (500, {"detail": "internal error"})
+    assert "RuntimeError" in caplog.text
+    assert "in fail" in caplog.text
+    assert secret not in caplog.text
+    assert 'recommendations",status="500"} 1.0' in client.get("/metrics").text
+    assert client.get("/v1/items/v1/i0/similar").status_code == 200
+
+
 def test_readiness_tells_why_a_newer_version_is_not_served(state, client):
     """A damaged new version is not swapped in: the old one goes on, and /readyz says why."""
     (state.paths.current).write_bytes(b"000009 " + b"0" * 64 + b"\n")
