@@ -176,7 +176,6 @@ def test_metrics_count_by_route_and_hold_no_id(client):
 
 def test_an_unforeseen_error_is_a_500_that_names_nobody(client, monkeypatch, caplog):
     """A model that fails: a 500 with a plain body, counted; the log says where, and quotes no message."""
-
     secret = str(161800 + 3)
 
     def fail(self, userid, user_items, N=10, filter_already_liked_items=True):
