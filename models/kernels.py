@@ -455,8 +455,9 @@ def rank_rows(
 ) -> None:
     """Rank the neighbours of ``items`` afresh: the K largest ``C_ij factor_i factor_j``.
 
-    Writes row i of ids int32 [n_items, K] (ascending), scores float64 [n_items, K] and counts int64
-    [n_items]; places that are not used become -1 and 0. Ties go to the lower id; zeros are no neighbours.
+    Row i of ids int32 [n_items, K] (ascending), scores float64 [n_items, K] and counts int64 [n_items]
+    comes as the old list, or with a count of 0, and is written; places that are not used become -1 and 0.
+    Ties go to the lower id; zeros are no neighbours.
     """
     for stripe in numba.prange(_STRIPES):
         heap_ids = np.empty(ids.shape[1], dtype=np.int64)
@@ -467,16 +468,15 @@ def rank_rows(
             row = columns[start[i] : start[i] + length[i]]
             for k in range(row.size):
                 room[k] = sum_of(coarse, fine, unit, start[i] + k) * (factor[i] * factor[row[k]])
-            size, worst = 0, 0.0  # a later item with the score of the worst ranks behind it
+            size, least = 0, _reached(ids[i], counts[i], row, room)
             for k in range(row.size):
-                if room[k] > worst:
+                if room[k] >= least and (size < ids.shape[1] or room[k] > least):
                     size = _offer(heap_ids, heap_scores, size, row[k], room[k])
-                    if size == ids.shape[1]:
-                        worst = heap_scores[0]
-            order = np.argsort(heap_ids[:size])
-            for k in range(size):
-                ids[i, k] = heap_ids[order[k]]
-                scores[i, k] = heap_scores[order[k]]
+                    if size == ids.shape[1]:  # from now on an equal score has a higher id: it ranks behind
+                        least = heap_scores[0]
+            _sort_by_id(heap_ids, heap_scores, size)
+            ids[i, :size] = heap_ids[:size]
+            scores[i, :size] = heap_scores[:size]
             ids[i, size:] = -1
             scores[i, size:] = 0.0
             counts[i] = size
@@ -494,6 +494,36 @@ def neighbour_scores(
         for k in range(indptr[row_items[e]], indptr[row_items[e] + 1]):
             scores[indices[k]] += row_values[e] * data[k]
             found[indices[k]] = True
+
+
+@kernel
+def _reached(ids: Any, count: int, row: Any, scores: Any) -> float:
+    """Return a score that the K best reach for certain: the lowest that the K of the old list have now.
+
+    The smallest positive number where the old list is not full, or has lost one.
+    """
+    least = np.inf if count == ids.size else 0.0
+    for item in ids[: count if least else 0]:
+        at = np.searchsorted(row, item)
+        least = min(least, scores[at]) if at < row.size and row[at] == item else 0.0
+    return max(least, 5e-324)
+
+
+@kernel
+def _sort_by_id(ids: Any, scores: Any, size: int) -> None:
+    """Sort the first ``size`` by id, in place: by insertion if they are few."""
+    if size > 64:
+        order = np.argsort(ids[:size])
+        ids[:size] = ids[:size][order]
+        scores[:size] = scores[:size][order]
+        return
+    for k in range(1, size):
+        item, score = ids[k], scores[k]
+        at = k
+        while at > 0 and ids[at - 1] > item:
+            ids[at], scores[at] = ids[at - 1], scores[at - 1]
+            at -= 1
+        ids[at], scores[at] = item, score
 
 
 @parallel_kernel
