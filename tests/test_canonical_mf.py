@@ -56,9 +56,16 @@ def hostile(kind, seed=0):
 
 
 HOSTILE = (
-    "huge counts", "rank one", "blocks", "repeated singular values", "identical users", "lonely item", "one user",
-    "wide", "identity",
-)  # fmt: skip
+    "huge counts",
+    "rank one",
+    "blocks",
+    "repeated singular values",
+    "identical users",
+    "lonely item",
+    "one user",
+    "wide",
+    "identity",
+)
 
 
 def scores(model):
