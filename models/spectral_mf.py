@@ -17,20 +17,20 @@ from .spectral_solver import (
     Solution,
     Target,
     converge,
-    first_order,
     norm_of,
     nothing,
     random_start,
     round_regularization,
     settle,
-    shrinkage,
     whole_space,
     widened,
 )
-from .spectral_update import closed_form_start
-from .subspace import RitzPairs
+from .spectral_update import Update, closed_form_start
+from .subspace import RitzPairs, rayleigh_ritz, shrinkage
 
 Values = Literal["counts", "binary", "log"]
+OVERSAMPLING = 0.5
+"""Directions in the work subspace beyond the factors, as a share of them."""
 SMALLEST_THRESHOLD = 1e-2
 """Of the largest singular value: lambda is never chosen below it."""
 
@@ -148,7 +148,7 @@ class SpectralMF(Factorization):
         return converge(gram, pairs, chosen, self._tolerated), spent
 
     def _start(self, gram: GramOperator) -> tuple[RitzPairs, int]:
-        width = self.factors + max(32, self.factors // 4)
+        width = self.factors + max(32, int(OVERSAMPLING * self.factors))
         if gram.shape[1] <= 2 * width:
             return whole_space(gram), 1
         pairs, spent = settle(gram, random_start(gram, width), self.factors)
@@ -178,11 +178,11 @@ class SpectralMF(Factorization):
         """Subtract the rows, update in closed form, refine until the certificate holds."""
         gram = self._gram(change.user_items)
         threshold = float(self.regularization or 1.0)
-        pairs = self._warm_start(gram, change)
-        if pairs is None or not self._wide_enough(gram, pairs, threshold):
+        update = self._warm_start(gram, change)
+        if update is None or not self._wide_enough(gram, update.pairs, threshold):
             self._settle_at(gram, change.user_items, *self._solve(gram), change)
             return
-        attempt = self._attempt(gram, change, pairs, 0.5 * first_order(pairs, threshold))
+        attempt = self._attempt(gram, change, update.pairs, 0.8 * update.influence)
         for _ in range(2):
             if attempt.certificate.certified or not attempt.reached:
                 break
@@ -199,19 +199,20 @@ class SpectralMF(Factorization):
         reached = solution.distance <= goal(solution.pairs, solution.threshold)
         return _Attempt(solution, factors, certificate, moved, reached)
 
-    def _warm_start(self, gram: GramOperator, change: Change) -> RitzPairs | None:
+    def _warm_start(self, gram: GramOperator, change: Change) -> Update | None:
         """Update the work subspace in closed form; None where starting afresh is as cheap."""
         width = self._pairs.values.size
         if gram.shape[1] <= 2 * width or not change.user_items.nnz:
             return None
         before, after = self._weights(change.before), self._weights(change.after)
-        return closed_form_start(gram, self._known_pairs(), self._item_scale, before, after, self.user_power)
+        known, threshold = self._known_pairs(), float(self.regularization or 1.0)
+        return closed_form_start(gram, known, self._item_scale, before, after, self.user_power, threshold)
 
     def _known_pairs(self) -> RitzPairs:
         """Return the work subspace with its images; after a restore they take one application."""
         if not self._pairs.images.size:
-            images = self._gram(self.user_items).apply(np.ascontiguousarray(self._pairs.vectors))
-            self._pairs = replace(self._pairs, images=images)
+            vectors = np.ascontiguousarray(self._pairs.vectors)
+            self._pairs = rayleigh_ritz(vectors, self._gram(self.user_items).apply(vectors))
         return self._pairs
 
     def _erased_target(self, influence: float) -> Target:

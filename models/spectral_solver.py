@@ -11,18 +11,20 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .gram_operator import GramOperator
+from .outside import outside_bound
 from .spectral_bound import Residuals, distance_bound
-from .spectrum_bound import top_outside
-from .subspace import FloatMatrix, RitzPairs, chebyshev_filter, orthonormalise, rayleigh_ritz
+from .subspace import FloatMatrix, RitzPairs, chebyshev_filter, orthonormalise, rayleigh_ritz, shrinkage
 
 Target = Callable[[RitzPairs, float], float]
 
 SEED = 20210711
-FIRST_DEGREE = 6
+FIRST_DEGREE = 5
+SETTLED = 1e-3
 LARGEST_DEGREE = 12
 MOST_ROUNDS = 40
 OUTSIDE_SLACK = 1.02
-PREDICTION_MARGIN = 1.3
+OUTSIDE_SHARE = 0.4
+PREDICTION_MARGIN = 1.2
 FLOAT32_FLOOR = 2e-6
 
 
@@ -62,18 +64,6 @@ def round_regularization(value: float) -> float:
     return nearest if nearest >= value else float(f"{nearest + 10.0 ** (np.floor(np.log10(value)) - 2):.3g}")
 
 
-def shrinkage(values: NDArray[np.float64], threshold: float) -> NDArray[np.float64]:
-    """``f_k = (1 - lambda / sqrt(theta_k))_+`` for Ritz values theta of ``G~``.
-
-    Examples
-    --------
-    >>> shrinkage(np.array([4.0, 0.25]), 1.0)
-    array([0.5, 0. ])
-    """
-    roots = np.sqrt(np.maximum(values, 0.0))
-    return np.asarray(np.maximum(1.0 - threshold / np.maximum(roots, threshold), 0.0))
-
-
 def norm_of(pairs: RitzPairs, threshold: float) -> float:
     """``|S~|_F`` of the soft-thresholded Ritz approximation."""
     return float(np.linalg.norm(np.sqrt(np.maximum(pairs.values, 0.0)) * shrinkage(pairs.values, threshold)))
@@ -81,9 +71,9 @@ def norm_of(pairs: RitzPairs, threshold: float) -> float:
 
 def random_start(gram: GramOperator, width: int) -> RitzPairs:
     """Ritz pairs on ``G~`` times a seeded Gaussian block [n_items, width]: two applications."""
-    block = np.random.default_rng(SEED).standard_normal((gram.shape[1], width))
-    (basis,) = orthonormalise(gram.apply(block))
-    return rayleigh_ritz(basis, gram.apply(basis))
+    apply = _apply_in(gram, np.float32)
+    (basis,) = orthonormalise(apply(np.random.default_rng(SEED).standard_normal((gram.shape[1], width))))
+    return rayleigh_ritz(basis, apply(basis))
 
 
 def whole_space(gram: GramOperator) -> RitzPairs:
@@ -108,19 +98,25 @@ def nothing(gram: GramOperator, threshold: float) -> Solution:
     return Solution(pairs, np.zeros((users, 1)), threshold, 0.0, 0.0, 0)
 
 
-def settle(gram: GramOperator, start: RitzPairs, factors: int, rounds: int = 3) -> tuple[RitzPairs, int]:
-    """Filter until the ``(factors + 1)``-th singular value is known to about four digits.
+def settle(gram: GramOperator, start: RitzPairs, factors: int) -> tuple[RitzPairs, int]:
+    """Filter until the ``(factors + 1)``-th singular value is known to about three digits.
 
     Returns
     -------
     pairs, applications spent.
+
+    Notes
+    -----
+    The error of a Ritz value is about ``|E_k|^2 / (theta_k - theta_last)`` (Kato-Temple).
     """
     pairs, spent = start, 0
-    for _ in range(rounds):
-        before = pairs.values[factors]
-        pairs = _filtered(gram, pairs, FIRST_DEGREE, np.float32)[0]
+    for _ in range(MOST_ROUNDS):
+        basis = _filter(gram, pairs, FIRST_DEGREE, np.float32)
+        pairs = rayleigh_ritz(basis, _apply_in(gram, np.float32)(basis))
         spent += FIRST_DEGREE
-        if abs(pairs.values[factors] - before) <= 2e-4 * before:
+        value, last = pairs.values[factors], pairs.values[-1]
+        error = np.linalg.norm(pairs.images[:, factors] - value * pairs.vectors[:, factors]) ** 2
+        if error <= SETTLED * value * max(value - last, SETTLED * value):
             break
     return pairs, spent
 
@@ -149,31 +145,33 @@ def converge(gram: GramOperator, start: RitzPairs, threshold: float, target: Tar
         goal = target(pairs, threshold)
         degree = 0 if whole else predicted_degree(pairs, threshold, goal)
         coarse = goal > FLOAT32_FLOOR * max(norm_of(pairs, threshold), threshold)
-        pairs, rows = _filtered(gram, pairs, degree, np.float32 if coarse else np.float64)
+        basis = _filter(gram, pairs, degree, np.float32 if coarse else np.float64)
+        images, rows = gram.apply_with_rows(basis)
+        pairs = rayleigh_ritz(basis, images)
         applications += max(degree, 1)
         goal = target(pairs, threshold)
         if first_order(pairs, threshold) <= PREDICTION_MARGIN * goal or not left:
-            outside = outside_bound(gram, pairs, threshold)
+            outside = _outside(gram, pairs, threshold)
             distance = distance_bound(_residuals(gram, pairs, threshold, outside))
             if distance <= goal:
                 break
     return Solution(pairs, rows, threshold, distance, outside, applications)
 
 
-def _filtered(
-    gram: GramOperator, pairs: RitzPairs, degree: int, dtype: DTypeLike
-) -> tuple[RitzPairs, FloatMatrix]:
-    """Filter, orthonormalise, and rotate to Ritz pairs by one application in float64."""
+def _filter(gram: GramOperator, pairs: RitzPairs, degree: int, dtype: DTypeLike) -> FloatMatrix:
+    """Filter and orthonormalise, with passes in ``dtype``: float64 [n_items, k]."""
+    if not degree:
+        return orthonormalise(pairs.vectors)[0]
+    return chebyshev_filter(_apply_in(gram, dtype), pairs, float(pairs.values[-1]), degree)
+
+
+def _apply_in(gram: GramOperator, dtype: DTypeLike) -> Callable[[FloatMatrix], FloatMatrix]:
+    """``G~`` applied in ``dtype`` to blocks in float64."""
 
     def apply(block: FloatMatrix) -> FloatMatrix:
         return gram.apply(block.astype(dtype, copy=False)).astype(np.float64, copy=False)
 
-    if degree:
-        basis = chebyshev_filter(apply, pairs, float(pairs.values[-1]), degree)
-    else:
-        (basis,) = orthonormalise(pairs.vectors)
-    images, rows = gram.apply_with_rows(basis)
-    return rayleigh_ritz(basis, images), rows
+    return apply
 
 
 def first_order(pairs: RitzPairs, threshold: float) -> float:
@@ -206,11 +204,13 @@ def predicted_degree(pairs: RitzPairs, threshold: float, goal: float) -> int:
     return LARGEST_DEGREE
 
 
-def outside_bound(gram: GramOperator, pairs: RitzPairs, threshold: float) -> float:
+def _outside(gram: GramOperator, pairs: RitzPairs, threshold: float) -> float:
     """Bound ``G~`` outside the Ritz vectors, from above; rounding of the products included."""
-    last = float(pairs.values[-1])
-    ceiling = 0.5 * (threshold**2 + last)
-    bound = top_outside(gram.apply, pairs.vectors, OUTSIDE_SLACK * last, ceiling)
+    if pairs.values.size >= gram.shape[1]:
+        return 0.0
+    last, square = float(pairs.values[-1]), threshold**2
+    target = max(OUTSIDE_SLACK * last, last + OUTSIDE_SHARE * (square - last))
+    bound = outside_bound(gram.apply, pairs.vectors, last, target) if last > 0 else square
     return bound + _product_rounding(gram, pairs)
 
 

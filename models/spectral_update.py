@@ -5,15 +5,32 @@ rescaled with them, and the images of the rescaled basis follow from the old one
 (Brand 2006, Fast low-rank modifications of the thin SVD, for the Gram of rescaled columns).
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from .base import Interactions
 from .gram_operator import GramOperator, degrees
-from .subspace import FloatMatrix, RitzPairs, orthonormalise, rayleigh_ritz
+from .subspace import FloatMatrix, RitzPairs, orthonormalise, rayleigh_ritz, shrinkage
 
 MOST_NEW_DIRECTIONS = 16
+PROBES = 8
+
+
+@dataclass(frozen=True)
+class Update:
+    """A closed-form update.
+
+    Attributes
+    ----------
+    pairs : Ritz pairs of the new operator, as many as there were.
+    influence : estimate of ``|S~_before - S~|_F``, before and after the update; not a bound.
+    """
+
+    pairs: RitzPairs
+    influence: float
 
 
 def closed_form_start(
@@ -23,7 +40,8 @@ def closed_form_start(
     before: Interactions,
     after: Interactions,
     user_power: float,
-) -> RitzPairs | None:
+    threshold: float,
+) -> Update | None:
     """Rayleigh-Ritz for the new Gram on the old subspace and the removed rows' part outside it.
 
     With ``s = D_new^b D_old^-b``: ``G~_new (s V) = D_new^-b (D_old^b G~_old V - R)``,
@@ -35,11 +53,11 @@ def closed_form_start(
     known : the old Ritz pairs [n, k] with images under the old operator.
     old_item_scale : float64 [n], ``d_i^-b`` before.
     before, after : CSR [t, n], weights of the touched rows.
-    user_power : a.
+    user_power : a. threshold : lambda.
 
     Returns
     -------
-    RitzPairs, k of them, of the new operator; None if the basis has become dependent: start afresh.
+    None if the basis has become dependent: start afresh.
 
     Notes
     -----
@@ -54,9 +72,27 @@ def closed_form_start(
     basis = np.concatenate([basis, fresh], axis=1)
     images = np.concatenate([images, gram.apply(fresh)], axis=1)
     try:
-        return rayleigh_ritz(basis, images, keep=known.values.size)
+        pairs = rayleigh_ritz(basis, images, keep=known.values.size)
     except np.linalg.LinAlgError:  # too little is left for that many independent directions
         return None
+    return Update(pairs, _influence(basis, images, known, pairs, ratio, threshold))
+
+
+def _influence(
+    basis: FloatMatrix,
+    images: FloatMatrix,
+    known: RitzPairs,
+    pairs: RitzPairs,
+    ratio: FloatMatrix,
+    threshold: float,
+) -> float:
+    """Estimate ``|X~ (V1 f1 V1' - s V0 f0 V0' s^-1)|_F``, how far the scores moved, by a few random vectors."""
+    probes = np.random.default_rng(PROBES).standard_normal((basis.shape[0], PROBES))
+    moved = pairs.rotation @ (shrinkage(pairs.values, threshold)[:, None] * (pairs.vectors.T @ probes))
+    before = shrinkage(known.values, threshold)[:, None] * (known.vectors.T @ (probes / ratio))
+    moved[: before.shape[0]] -= before
+    squared = float(np.sum((basis @ moved) * (images @ moved)))
+    return float(np.sqrt(max(squared, 0.0) / PROBES))
 
 
 def _gram_term(rows: Interactions, block: FloatMatrix, user_power: float) -> FloatMatrix:

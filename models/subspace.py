@@ -41,6 +41,18 @@ class RitzPairs:
         return np.asarray(self.images - self.vectors * self.values, dtype=np.float64)
 
 
+def shrinkage(values: NDArray[np.float64], threshold: float) -> NDArray[np.float64]:
+    """``f_k = (1 - lambda / sqrt(theta_k))_+`` for Ritz values theta of ``G~``.
+
+    Examples
+    --------
+    >>> shrinkage(np.array([4.0, 0.25]), 1.0)
+    array([0.5, 0. ])
+    """
+    roots = np.sqrt(np.maximum(values, 0.0))
+    return np.asarray(np.maximum(1.0 - threshold / np.maximum(roots, threshold), 0.0))
+
+
 def orthonormalise(block: FloatMatrix, *companions: FloatMatrix) -> tuple[FloatMatrix, ...]:
     """Make columns orthonormal and take companions through the same change of basis.
 
@@ -72,24 +84,23 @@ def orthonormalise(block: FloatMatrix, *companions: FloatMatrix) -> tuple[FloatM
         try:
             factor = sl.cholesky(blocks[0].T @ blocks[0], lower=False, check_finite=False)
         except np.linalg.LinAlgError:
-            break
-        blocks = [
-            sl.solve_triangular(factor, part.T, trans="T", lower=False, check_finite=False).T
-            for part in blocks
-        ]
+            return _householder(*blocks)
         diagonal = np.diagonal(factor)
-        if diagonal.min() > 0.5 * diagonal.max():
-            return tuple(blocks)
-    else:
-        return tuple(blocks)
-    q, factor = sl.qr(blocks[0], mode="economic", check_finite=False)
-    diagonal = np.abs(np.diagonal(factor))
-    np.fill_diagonal(factor, np.where(diagonal > 1e-14 * diagonal.max(initial=0.0), np.diagonal(factor), 1.0))
-    carried = [
-        sl.solve_triangular(factor, part.T, trans="T", lower=False, check_finite=False).T
-        for part in blocks[1:]
-    ]
-    return (q, *carried)
+        inverse = sl.lapack.dtrtri(factor)[0]
+        blocks = [part @ inverse for part in blocks]
+        if diagonal.min() > 0.1 * diagonal.max():
+            break
+    return tuple(blocks)
+
+
+def _householder(block: FloatMatrix, *companions: FloatMatrix) -> tuple[FloatMatrix, ...]:
+    """Do the same by Householder QR; companions of dependent columns are left as they are."""
+    q, factor = sl.qr(block, mode="economic", check_finite=False)
+    diagonal = np.diagonal(factor)
+    dependent = np.abs(diagonal) <= 1e-14 * np.abs(diagonal).max(initial=0.0)
+    np.fill_diagonal(factor, np.where(dependent, 1.0, diagonal))
+    inverse = sl.lapack.dtrtri(factor)[0]
+    return (q, *(part @ inverse for part in companions))
 
 
 def rayleigh_ritz(vectors: FloatMatrix, images: FloatMatrix, keep: int | None = None) -> RitzPairs:
