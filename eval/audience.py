@@ -15,6 +15,7 @@ from ..engine.requests import ExternalId
 
 _PAUSE_SECONDS = 0.004
 _TIMEOUT_SECONDS = 30.0
+_IDLE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Api:
 
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_SECONDS)
+        self._used = 0.0
 
     def get(self, path: str) -> Answer:
         """Ask once.
@@ -44,8 +46,11 @@ class Api:
         OSError, http.client.HTTPException
             There is no answer.
         """
+        if time.monotonic() - self._used > _IDLE_SECONDS:
+            self._connection.close()  # a server may hang up on who was silent: that is no dropped request
         self._connection.request("GET", path)
         response = self._connection.getresponse()
+        self._used = time.monotonic()
         headers = tuple((k, v) for k, v in response.getheaders() if k.lower() != "date")
         return Answer(response.status, headers, response.read())
 
