@@ -45,7 +45,7 @@ def outside_bound(
     -----
     With ``N = |T_d(2 H / level - 1) H W|_2``, W Gaussian [n, b], u the leading eigenvector and x its value:
     if ``x > level`` then ``N >= x T_d(2 x / level - 1) |u'W|``, and ``|u'W|^2`` is chi-square with b degrees
-    of freedom. So with t^2 its ``failure / most_steps`` quantile (every step may stop, hence the union bound),
+    of freedom. So with t^2 its ``failure / most_steps`` quantile (every step may stop: the union bound),
     ``x <= max(level, z)`` where ``z T_d(2 z / level - 1) = N / t``: a block form of the estimate of Kuczynski
     & Wozniakowski 1992, with an explicit polynomial. The leading factor H keeps the many directions with
     eigenvalues near zero out of N. O(n k b) and one application to b columns for each step.

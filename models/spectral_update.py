@@ -86,7 +86,7 @@ def _influence(
     ratio: FloatMatrix,
     threshold: float,
 ) -> float:
-    """Estimate ``|X~ (V1 f1 V1' - s V0 f0 V0' s^-1)|_F``, how far the scores moved, by a few random vectors."""
+    """Estimate ``|X~ (V1 f1 V1' - s V0 f0 V0' s^-1)|_F``, how far scores moved, by a few random vectors."""
     probes = np.random.default_rng(PROBES).standard_normal((basis.shape[0], PROBES))
     moved = pairs.rotation @ (shrinkage(pairs.values, threshold)[:, None] * (pairs.vectors.T @ probes))
     before = shrinkage(known.values, threshold)[:, None] * (known.vectors.T @ (probes / ratio))
