@@ -6,7 +6,8 @@ Each command is a thin function; everything heavy is imported when a command run
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -36,17 +37,20 @@ def main() -> None:
     """Run the command line; an error that is foreseen is one line on stderr, and exit code 1."""
     from .engine.durable import SyncFailedError
 
+    foreseen: tuple[type[BaseException], ...] = (*_foreseen(), SyncFailedError)
     try:
         app()
-    except (_foreseen(), SyncFailedError) as error:
+    except foreseen as error:
         typer.secho(f"error: {error}", err=True, fg="red")
         sys.exit(1)
 
 
-def _foreseen() -> type[Exception]:
+def _foreseen() -> tuple[type[Exception], ...]:
+    import sqlite3
+
     from .engine.state import StateError
 
-    return StateError
+    return StateError, OSError, sqlite3.Error
 
 
 def wrong_use(message: str) -> NoReturn:
@@ -317,8 +321,8 @@ def run(
             once=once,
             on_batch=lambda size: typer.echo(f"forgetting a batch of {size:,}", err=True),
         )
-        _stop_on_signals(worker)
-        report = worker.run()
+        with _stopped_by_signals(worker):
+            report = worker.run()
         version = engine.manifest.version
     if as_json:
         print_json({"version": version, **vars(report)})
@@ -339,11 +343,19 @@ def _log_to_stderr() -> None:
     )
 
 
-def _stop_on_signals(worker: "Worker") -> None:
+@contextmanager
+def _stopped_by_signals(worker: "Worker") -> Iterator[None]:
+    """SIGTERM and SIGINT end the worker after the batch it is at."""
     import signal
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: worker.stop())
+    before = {
+        number: signal.signal(number, lambda *_: worker.stop()) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # --- status -----------------------------------------------------------------------------------------

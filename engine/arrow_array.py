@@ -69,7 +69,7 @@ def write_array(path: Path, array: NDArray[Any], name: str, ids: pl.Series | Non
     durable.create(path, lambda file: write_frame(file, frame))
     offset = _first_byte(path) if stored.size else -1
     record = ArrayRecord(path.name, "b1" if array.dtype == np.bool_ else kind, stored.shape, offset)
-    if not np.array_equal(_bytes(map_array(path, record)), _bytes(stored)):
+    if not np.array_equal(_bits(map_array(path, record)), _bits(stored)):
         raise OSError(f"{path} does not hold what was written to it; check the disk")
     return record
 
@@ -102,8 +102,9 @@ def map_array(path: Path, record: ArrayRecord) -> NDArray[Any]:
     return mapped.view(np.ndarray)
 
 
-def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
-    return array.reshape(-1).view(np.uint8)
+def _bits(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the same bits as unsigned integers: NaN equals itself, and 0 is not -0."""
+    return array.reshape(-1).view(f"u{array.dtype.itemsize}")
 
 
 def _first_byte(path: Path) -> int:

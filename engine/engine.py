@@ -195,6 +195,8 @@ class Engine:
             "publish": published - forgot,
             "purge": time.perf_counter() - published,
         }
+        phases = ", ".join(f"{name} {taken:.2f} s" for name, taken in seconds.items())
+        _log.info("version %d: %d requests erased: %s", self.manifest.version, erased, phases)
         return CycleReport(self.manifest.version, erased, 0, seconds)
 
     @property

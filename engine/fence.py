@@ -4,6 +4,7 @@ import hashlib
 import secrets
 import sqlite3
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import durable
@@ -110,6 +111,13 @@ class Fence:
         with self._lock:
             row = self._connection.execute("SELECT 1 FROM fence WHERE subject = ?", (subject,)).fetchone()
         return row is not None
+
+    def without_fenced(self, user_ids: Sequence[ExternalId]) -> list[ExternalId]:
+        """Return the users who are not fenced, in order."""
+        with self._lock:
+            rows = self._connection.execute("SELECT subject FROM fence WHERE kind = 'account'").fetchall()
+        fenced = {subject for (subject,) in rows}
+        return [user for user in user_ids if not fenced or self._key.user(user) not in fenced]
 
     def published_version(self) -> int:
         """Return the newest version that an erasure was published in; an older one must not be served."""

@@ -28,6 +28,9 @@ class AccountDeletion:
 class InteractionRemoval:
     """Forget one interaction of a user and its influence.
 
+    The user goes on being served, from the version with the interaction until the one without it is
+    published; a later fit refuses the interaction, whatever file it comes in.
+
     Attributes
     ----------
     request_id, user_id, requested_at : as for :class:`AccountDeletion`.

@@ -56,8 +56,16 @@ class SigningKey:
 
     @classmethod
     def create(cls, paths: StatePaths) -> "SigningKey":
-        """Load the state's key, or make one: ``receipts.key`` (mode 0600) and ``receipts.pub``, both PEM."""
+        """Load the state's key, or make one: ``receipts.key`` (mode 0600) and ``receipts.pub``, both PEM.
+
+        Raises
+        ------
+        ReceiptError
+            One half is lost, or they do not belong together.
+        """
         if not paths.receipt_key.exists():
+            if paths.receipt_public_key.exists():
+                raise ReceiptError(f"{paths.receipt_key} is missing; restore it from a backup")
             durable.make_directory(paths.keys, mode=0o700)
             pem = Ed25519PrivateKey.generate().private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -66,6 +74,8 @@ class SigningKey:
         key = cls._load(paths)
         if not paths.receipt_public_key.exists():
             durable.replace(paths.receipt_public_key, public_pem(key.public))
+        if paths.receipt_public_key.read_bytes() != public_pem(key.public):
+            raise ReceiptError(f"{paths.receipt_public_key} is not the public half of {paths.receipt_key}")
         return key
 
     @classmethod

@@ -171,11 +171,8 @@ class Snapshot:
 
     def user_ids(self) -> list[ExternalId]:
         """Return the ids of all users of this version, ascending, fenced ones left out."""
-        return [
-            user
-            for user in self._users.series.to_list()
-            if self._fence is None or not self._fence.is_fenced(user)
-        ]
+        users: list[ExternalId] = self._users.series.to_list()
+        return users if self._fence is None else self._fence.without_fenced(users)
 
     def _model(self, name: str | None) -> ForgettableModel:
         try:

@@ -55,10 +55,10 @@ def test_the_story_from_a_file_to_a_forgotten_user(tmp_path):
     data, state = write_csv(tmp_path / "data.csv", ROWS), tmp_path / "state"
     fitted = json.loads(recunlearn("fit", "--data", data, "--state", state, "--model", "ease", "--json")[0])
     assert (fitted["version"], fitted["users"], fitted["rejected"]["total"]) == (1, 6, 0)
-    asked = json.loads(recunlearn("forget", "--state", state, "--user", "user-3", "--user", "nobody",
-                                  "--interaction", "user-1:item-1", "--json")[0])  # fmt: skip
+    asked = json.loads(invoke("forget", "--state", state, "--user", "user-3", "--user", "nobody",
+                              "--interaction", "user-1:item-1", "--json").stdout)  # fmt: skip
     assert asked["appended"] == len(asked["request_ids"]) == 3
-    waiting = json.loads(recunlearn("status", "--state", state, "--json")[0])
+    waiting = json.loads(invoke("status", "--state", state, "--json").stdout)
     assert waiting["requests"] == {"pending": 3, "fenced": 0, "erased": 0, "failed": 0}
     assert waiting["oldest_pending_seconds"] > 0
     ran = json.loads(recunlearn("run", "--state", state, "--once", "--json")[0])
@@ -168,21 +168,19 @@ def test_a_file_of_requests_is_read_line_by_line(state, tmp_path):
     assert backlog(state / "journal", 0).records == 3
 
 
-def test_failed_duties_end_a_run_with_exit_code_3(tmp_path):
+def test_failed_duties_end_a_run_with_exit_code_3(state):
     """A record that cannot be read as a request is a failure of the run, shown by status too."""
-    data, state = write_csv(tmp_path / "d.csv", ROWS), tmp_path / "s"
-    recunlearn("fit", "--data", data, "--state", state, "--model", "item_knn")
-    recunlearn("forget", "--state", state, "--user", "user-1")
+    invoke("forget", "--state", state, "--user", "user-1")
     (segment,) = (state / "journal").glob("*.log")
     with segment.open("ab") as file:
         file.write(b"{not json\n")
-    stdout, _ = recunlearn("run", "--state", state, "--once", "--json", rc=3)
-    assert json.loads(stdout)["dead_letters"] == 1
-    stdout, _ = recunlearn("status", "--state", state, "--json")
-    assert json.loads(stdout)["requests"] == {"pending": 0, "fenced": 0, "erased": 1, "failed": 1}
-    stdout, stderr = recunlearn("status", "--state", state)
-    assert "1 failed" in stdout
-    assert "not fulfilled" in stderr
+    ran = invoke("run", "--state", state, "--once", "--json", rc=3)
+    assert json.loads(ran.stdout)["dead_letters"] == 1
+    told = invoke("status", "--state", state, "--json")
+    assert json.loads(told.stdout)["requests"] == {"pending": 0, "fenced": 0, "erased": 1, "failed": 1}
+    told = invoke("status", "--state", state)
+    assert "1 failed" in told.stdout
+    assert "not fulfilled" in told.stderr
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])

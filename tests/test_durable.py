@@ -70,7 +70,7 @@ def prepared(tmp_path_factory):
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
 def test_an_error_at_any_step_loses_nothing(prepared, tmp_path, monkeypatch, code):
-    """Each step of a cycle fails in turn: the error comes out, whole versions are served, a restart finishes."""
+    """Each step of a cycle fails in turn: the error comes out, whole versions are served, a restart ends."""
     template, expected = prepared
     failed = 0
     # A third of the steps for each error: together they are all of them, at a third of the time.
