@@ -16,7 +16,7 @@ from . import kernels
 from .base import Arrays, Change, Interactions, IntVector, Proof, Scalar
 from .item_model import BoolArray, ItemModel, restricted
 from .ridge_inverse import Probes, SingularDowndateError, downdate_inverse, isolate_items, ridge_inverse
-from .statistics import IntArray, gram, item_counts, subtract_gram
+from .statistics import IntArray, gram, item_counts, select_rows, subtract_gram
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
@@ -290,6 +290,5 @@ def _gram_without(gram: IntArray | FloatArray, change: Change) -> IntArray | Flo
 
 def _different_rows(change: Change) -> tuple[Interactions, Interactions]:
     """Leave out rows that did not change and those that are empty now."""
-    lost = np.diff(change.before.indptr) != np.diff(change.after.indptr)
-    before, after = change.before[lost], change.after[lost]
-    return before, after[np.diff(after.indptr) > 0]
+    sizes, left = np.diff(change.before.indptr), np.diff(change.after.indptr)
+    return select_rows(change.before, sizes != left), select_rows(change.after, (sizes != left) & (left > 0))

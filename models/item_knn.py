@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from . import kernels
 from .base import Arrays, Change, Interactions, IntVector, Proof, Scalar
 from .item_model import BoolArray, ItemModel, restricted
-from .statistics import COARSE_UNITS, CoOccurrence, csr_arrays, gram_is_exact
+from .statistics import COARSE_UNITS, CoOccurrence, csr_arrays, gram_is_exact, select_rows
 
 FloatArray: TypeAlias = NDArray[np.float64]
 Weighting: TypeAlias = Literal["cosine", "tfidf", "bm25"]
@@ -177,8 +177,8 @@ class ItemKNN(ItemModel):
 
     def _forget(self, change: Change) -> None:
         lost = np.diff(change.before.indptr) != np.diff(change.after.indptr)
-        before = weigh(change.before[lost], self.weighting)
-        after = weigh(change.after[lost], self.weighting)
+        before = weigh(select_rows(change.before, lost), self.weighting)
+        after = weigh(select_rows(change.after, lost), self.weighting)
         pairs, factor = self._pairs, self._factor
         if pairs is None or factor is None or not _can_subtract(pairs, before, after):
             self._derive(change.user_items)

@@ -42,6 +42,17 @@ def csr_arrays(matrix: sp.csr_matrix[Any] | sp.csc_matrix[Any]) -> CsrArrays:
     )
 
 
+def select_rows(rows: Interactions, chosen: NDArray[np.bool_]) -> Interactions:
+    """Keep the rows marked in ``chosen``; the matrix itself if that is all of them.
+
+    Examples
+    --------
+    >>> select_rows(sp.csr_matrix([[1, 0], [0, 2]]), np.array([False, True])).toarray()
+    array([[0, 2]])
+    """
+    return rows if chosen.all() else rows[np.flatnonzero(chosen)]
+
+
 def item_counts(user_items: Interactions) -> IntVector:
     """Count the users of each item; int64 [n_items]. O(nnz).
 

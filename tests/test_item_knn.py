@@ -1,5 +1,6 @@
 """ItemKNN: equal to implicit's recommenders, and after any removals equal to the bit to a fresh fit."""
 
+import threading
 import warnings
 from typing import Any
 
@@ -268,6 +269,37 @@ def test_a_reader_keeps_the_lists_it_has(monkeypatch):
     model.forget_users([0, 1, 2])
     assert same_bits(before, bits)
     assert not same_bits(model.similarity, bits)
+
+
+def test_two_threads_read_while_one_forgets():
+    """Whatever two readers get while users go one by one is the list of some moment, whole."""
+    quiet = ItemKNN(5).fit(X)
+    expected = [quiet.recommend(299, X[299])]
+    for user in range(40):
+        quiet.forget_users([user])
+        expected.append(quiet.recommend(299, X[299]))
+    allowed = {(ids.tobytes(), scores.tobytes()) for ids, scores in expected}
+
+    model, done, seen = ItemKNN(5).fit(X), threading.Event(), set[tuple[bytes, bytes]]()
+
+    def read() -> None:
+        while not done.is_set():
+            ids, scores = model.recommend(299, X[299])
+            seen.add((ids.tobytes(), scores.tobytes()))
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        for user in range(40):
+            model.forget_users([user])
+    finally:
+        done.set()
+        for reader in readers:
+            reader.join()
+    assert seen
+    assert seen <= allowed
+    assert len(allowed) > 1
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
