@@ -26,7 +26,7 @@ from .datasets import DatasetError, load_dataset
 from .environment import describe_environment
 from .format import seconds
 from .outcome import measure
-from .processes import CommandError, interrupted_by_sigterm, run_command
+from .processes import CommandError, interrupted_by_sigterm, one_blas_thread, run_command
 from .report import Dataset, Lists, Removal, Report, as_record, verdict, write_report
 from .stages import Stages
 from .story import Material, Stage, Story, play
@@ -138,7 +138,7 @@ def _measure(story: Story, watched: ExternalId, stages: Stages) -> list[Removal]
     """Retrain from scratch and compare, now that everything is over."""
     removals = []
     total = sum(len(stage.before.models) for stage in story.stages)
-    with stages.stage("retraining from scratch, as a check", total) as advance:
+    with stages.stage("retraining from scratch, as a check", total) as advance, one_blas_thread():
         done = 0
         for stage in story.stages:
             outcomes = []

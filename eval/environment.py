@@ -14,12 +14,13 @@ def describe_environment() -> dict[str, str]:
     Examples
     --------
     >>> sorted(describe_environment())[:2]
-    ['CPUs', 'Python']
+    ['BLAS threads', 'CPUs']
     """
     described = {
         "processor": _processor(),
         "CPUs": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB",
+        "BLAS threads": "1 in each process",
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
     }

@@ -1,6 +1,7 @@
 """Child processes that never outlive their parent's story, and one command of ours run to its end."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from types import FrameType
 from typing import IO, Any
 
 import msgspec
+from threadpoolctl import threadpool_limits
 
 _COMMAND = [sys.executable, "-c", "from recunlearn.cli import main; main()"]
 _PATIENCE_SECONDS = 5.0
+_ONE_BLAS_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
 class CommandError(RuntimeError):
@@ -22,6 +25,9 @@ class CommandError(RuntimeError):
 
 class Child:
     """A long-running command of ours in a session of its own: a Ctrl-C is ours to handle, not its.
+
+    Several processes share the machine, so BLAS gets one thread in each (unless the environment says
+    otherwise): threads that outnumber the cores wait for each other, at many times the cost.
 
     Parameters
     ----------
@@ -36,6 +42,7 @@ class Child:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
+            env=dict.fromkeys(_ONE_BLAS_THREAD, "1") | os.environ,
             start_new_session=True,
         )
 
@@ -105,6 +112,13 @@ def run_command(*arguments: str) -> Any:
         except msgspec.DecodeError:
             code = started.process.returncode
             raise CommandError(f"{started.name} ended with exit code {code}: {started.said()}") from None
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Give BLAS one thread in this process, as in the children."""
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 @contextlib.contextmanager
