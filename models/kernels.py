@@ -388,32 +388,36 @@ def change_rows(
                     whole[row_items[k]] += signs[r] * _coarse(scaled)
                     if has_fine:
                         parts[row_items[k]] += signs[r] * _fine(scaled)
-            to = start[i]
-            end = to + length[i]
-            for at in range(start[i], end):
-                j = columns[at]
-                sum_whole = coarse[at] + whole[j]
-                sum_parts = 0
-                if has_fine:
-                    sum_parts = fine[at] + parts[j]
-                    sum_whole += sum_parts >> _FINE_BITS
-                    sum_parts &= _FINE_MASK
-                if sum_whole != 0 or sum_parts != 0:
-                    columns[to] = j
-                    coarse[to] = sum_whole
-                    if has_fine:
-                        fine[to] = sum_parts
-                    to += 1
-            length[i] = to - start[i]
-            columns[to:end] = 0
-            coarse[to:end] = 0
-            if has_fine:
-                fine[to:end] = 0
+            room = slice(start[i], start[i] + length[i])
+            parts_room = room if has_fine else slice(0, 0)
+            length[i] = _change_row(columns[room], coarse[room], fine[parts_room], whole, parts)
             for e in range(item_indptr[i], item_indptr[i + 1]):
                 for k in range(row_indptr[item_rows[e]], row_indptr[item_rows[e] + 1]):
                     whole[row_items[k]] = 0
                     if has_fine:
                         parts[row_items[k]] = 0
+
+
+@kernel
+def _change_row(columns: Any, coarse: Any, fine: Any, whole: Any, parts: Any) -> int:
+    """Add dense changes to one row of sparse sums, in place; return how many are not zero."""
+    to = 0
+    for at in range(columns.size):
+        j = columns[at]
+        sum_whole, sum_parts = coarse[at] + whole[j], 0
+        if fine.size:
+            sum_parts = fine[at] + parts[j]
+            sum_whole += sum_parts >> _FINE_BITS
+            sum_parts &= _FINE_MASK
+        if sum_whole != 0 or sum_parts != 0:
+            columns[to], coarse[to] = j, sum_whole
+            if fine.size:
+                fine[to] = sum_parts
+            to += 1
+    columns[to:] = 0
+    coarse[to:] = 0
+    fine[to:] = 0  # as long as the others, or empty
+    return to
 
 
 @kernel
