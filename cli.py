@@ -15,6 +15,7 @@ import typer
 
 if TYPE_CHECKING:
     from .engine.state import StatePaths
+    from .engine.tables import InteractionTable
     from .streaming.worker import Worker
 
 app = typer.Typer(
@@ -89,7 +90,9 @@ def fit(
     state: State,
     data: Annotated[
         Path | None,
-        typer.Option(help="Interactions: CSV, TSV, NDJSON or Parquet. Without it: fit again what is kept."),
+        typer.Option(
+            help="Interactions: CSV, TSV, NDJSON or Parquet, or movielens-100k. Without: refit what is kept."
+        ),
     ] = None,
     user_col: Annotated[str, typer.Option(help="Column of user ids.")] = "user_id",
     item_col: Annotated[str, typer.Option(help="Column of item ids.")] = "item_id",
@@ -107,36 +110,16 @@ def fit(
 ) -> None:
     """Fit models to interactions and publish them; a state that exists gets a new version."""
     from .engine import fitting
-    from .engine.formats import InteractionFileError
-    from .engine.tables import read_interactions
 
     models = _models_to_fit(model or [], setting or [], is_refit=(state / "config.toml").exists())
-    rejected: dict[str, Any] = {"total": 0, "counts": {}, "lines": []}
-    frame = None
-    if data is not None:
-        try:
-            table = read_interactions(
-                data,
-                user_col=user_col,
-                item_col=item_col,
-                value_col=value_col or ("value" if _has_column(data, "value") else None),
-                time_col=time_col,
-            )
-        except InteractionFileError as error:
-            not_so(str(error))
-        frame = table.frame
-        rejected = {
-            "total": table.rejected.total,
-            "counts": dict(table.rejected.counts),
-            "lines": [{"line": row.line, "reason": row.reason} for row in table.rejected.sample],
-        }
-        if rejected["total"]:
-            typer.secho(table.rejected.summary(), err=True, fg="yellow")
+    table = None if data is None else _read_table(data, user_col, item_col, value_col, time_col)
+    if table is not None and table.rejected.total:
+        typer.secho(table.rejected.summary(), err=True, fg="yellow")
     quiet = as_json or not sys.stderr.isatty()
     try:
         report = fitting.fit(
             state,
-            frame,
+            None if table is None else table.frame,
             models,
             show_progress=not quiet,
             on_model=lambda name: typer.echo(f"fitting {name}", err=True),
@@ -144,7 +127,7 @@ def fit(
     except ValueError as error:
         not_so(str(error))
     if as_json:
-        print_json({**vars(report), "rejected": rejected})
+        print_json({**vars(report), "rejected": _rejected_rows(table)})
         return
     typer.echo(
         f"version {report.version}: {report.users:,} users, {report.items:,} items, "
@@ -155,6 +138,39 @@ def fit(
             f"kept out: {report.refused_interactions:,} interactions that were erased, "
             f"{report.refused_users:,} users among them"
         )
+
+
+def _read_table(
+    data: Path, user_col: str, item_col: str, value_col: str | None, time_col: str | None
+) -> "InteractionTable":
+    """Read a file of interactions, or a data set by its name where there is no such file."""
+    from .engine.formats import InteractionFileError
+    from .engine.tables import read_interactions
+    from .eval.datasets import DATASETS, DatasetError, load_dataset
+
+    try:
+        if str(data) in DATASETS and not data.exists():
+            return load_dataset(str(data), show_notice=lambda notice: typer.echo(notice, err=True)).table
+        return read_interactions(
+            data,
+            user_col=user_col,
+            item_col=item_col,
+            value_col=value_col or ("value" if _has_column(data, "value") else None),
+            time_col=time_col,
+        )
+    except (InteractionFileError, DatasetError) as error:
+        not_so(str(error))
+
+
+def _rejected_rows(table: "InteractionTable | None") -> dict[str, Any]:
+    """Report the rows that were not used, JSON-ready."""
+    if table is None:
+        return {"total": 0, "counts": {}, "lines": []}
+    return {
+        "total": table.rejected.total,
+        "counts": dict(table.rejected.counts),
+        "lines": [{"line": row.line, "reason": row.reason} for row in table.rejected.sample],
+    }
 
 
 def _models_to_fit(

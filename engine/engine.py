@@ -315,11 +315,11 @@ def finish(
     How many requests are erased by it.
     """
     purge(paths, manifest)
-    users = [user for user, item in ledger.subjects(cycle) if item is None]
+    users = {user for user, item in ledger.subjects(cycle) if item is None}
     record = dict(ledger.cycle(cycle).record)
     erased = ledger.finish_cycle(cycle, record)
     ledger.purge()
-    scan = scan_for_ids(paths, manifest, users)
+    scan = scan_for_ids(paths, users - ledger.waiting_users())
     if scan.found:
         _log.error("remains of erased users were found in %s", ", ".join(scan.found))
     ledger.note_scan(cycle, msgspec.to_builtins(scan))

@@ -405,6 +405,11 @@ class Ledger:
             "SELECT user_id, item_id FROM requests WHERE cycle = ? AND state = 'erasing'", (cycle,)
         ).fetchall()
 
+    def waiting_users(self) -> set[str]:
+        """Return the clear ids of users with a request that is not done: the ledger holds them still."""
+        rows = self._connection.execute("SELECT DISTINCT user_id FROM requests WHERE user_id IS NOT NULL")
+        return {user for (user,) in rows}
+
     def published_version(self) -> int:
         """Return the newest version that an erasure was published in; 0 if there is none."""
         row = self._connection.execute("SELECT max(version) FROM cycles WHERE state != 'open'").fetchone()

@@ -63,7 +63,7 @@ def _entries(directory: Path) -> list[Path]:
     return sorted(directory.iterdir()) if directory.is_dir() else []
 
 
-def scan_for_ids(paths: StatePaths, manifest: Manifest, users: Iterable[str]) -> ScanResult:
+def scan_for_ids(paths: StatePaths, users: Iterable[str]) -> ScanResult:
     """Look for the ids of users who were just erased, while they are still known, in every file.
 
     Ids that tell somebody apart (:func:`~.ledger.is_distinctive`) are looked for as bytes, in UTF-8 and

@@ -115,6 +115,26 @@ def test_the_value_column_is_used_if_there_is_one(tmp_path):
         assert model.item_counts.tolist() == [total]
 
 
+def test_a_data_set_is_fitted_by_its_name(tmp_path, monkeypatch):
+    """--data takes the name of a known data set, shows its licence, and prefers a file of that name."""
+    from recunlearn.engine.tables import table_from_frame
+    from recunlearn.eval import datasets
+
+    def loaded(name, *, show_notice):
+        show_notice("for research only")
+        return datasets.NamedDataset(
+            name, table_from_frame(interactions(ROWS)), {}, "for research only", "here"
+        )
+
+    monkeypatch.setattr(datasets, "load_dataset", loaded)
+    result = invoke("fit", "--data", "movielens-100k", "--state", tmp_path / "s", "--model", "popularity")
+    assert "for research only" in result.stderr
+    assert load_snapshot(tmp_path / "s").manifest.counts.users == 6
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "movielens-100k", ROWS[:3])  # without an ending it cannot be read, and that is said
+    invoke("fit", "--data", "movielens-100k", "--state", tmp_path / "t", "--model", "popularity", rc=1)
+
+
 def test_settings_reach_the_model_and_stay_for_a_refit(tmp_path):
     """--set MODEL.KEY=VALUE is what the model is made with, now and when the state is fitted again."""
     data, state = write_csv(tmp_path / "d.csv", ROWS), tmp_path / "s"

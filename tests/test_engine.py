@@ -159,6 +159,19 @@ def test_a_request_for_a_user_already_erased_is_answered_so(state):
     assert outcomes(state) == ["removed", "nothing"]
 
 
+def test_a_second_request_that_still_waits_is_no_remains_of_the_first(state):
+    """The ledger holds the id for the one that waits: the scan of the first does not take that for a leak."""
+    with Engine.open(state) as engine:
+        requests = [AccountDeletion("e-1", "cleo-unique"), AccountDeletion("e-2", "cleo-unique")]
+        engine.ledger.record([Received(request) for request in requests])
+        first, second = engine.pending()
+        engine.apply([first])
+        assert engine.ledger.cycle(1).record["scan"]["found"] == []
+        assert files_with(state, "cleo-unique")
+        engine.apply([second])
+        assert not files_with(state, "cleo-unique")
+
+
 def test_integer_ids_are_found_in_either_form(tmp_path):
     """42 and "42" are one user; "042" is another, who is not there."""
     fit(tmp_path, interactions([(42, 1), (42, 2), (7, 1)]), MODELS)
