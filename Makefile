@@ -1,9 +1,12 @@
+# Two commands for a newcomer: `make demo` and `make test`; both set up what they need in .venv first.
 VENV ?= .venv
 PYTHON ?= python3
+# What to pass on: make demo ARGS="--accounts 50", make test ARGS="-k journal".
+ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench docs clean install
+.PHONY: install demo test check bench docs clean
 
 install: $(STAMP)
 
@@ -14,10 +17,10 @@ $(STAMP): pyproject.toml
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/recunlearn demo
+	@$(BIN)/recunlearn demo $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -26,11 +29,11 @@ check: $(STAMP)
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 bench: $(STAMP)
-	$(BIN)/recunlearn bench
+	$(BIN)/recunlearn bench $(ARGS)
 
 docs: $(STAMP)
 	$(BIN)/python docs/build.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
