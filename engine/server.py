@@ -18,6 +18,7 @@ import msgspec
 import uvicorn
 from fastapi import FastAPI, Query, Request, Response
 from numpy.typing import NDArray
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -42,6 +43,18 @@ Count = Annotated[int, Query(ge=1, le=MOST_ITEMS, description="How many items at
 ModelName = Annotated[str | None, Query(description="Which model; the default is the state's first.")]
 
 
+class _IdConvertor(Convertor[str]):
+    """A path parameter that may hold anything, slashes and line breaks too: ids are the platform's."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
 def create_app(reader: SnapshotReader, status: Status, *, allowed_hosts: Sequence[str] = ("*",)) -> FastAPI:
     """Make the ASGI application.
 
@@ -51,6 +64,7 @@ def create_app(reader: SnapshotReader, status: Status, *, allowed_hosts: Sequenc
     status : called for ``/v1/status`` and at each scrape of ``/metrics``.
     allowed_hosts : Host headers that are answered; others get 400.
     """
+    register_url_convertor("id", _IdConvertor())
     metrics = ServingMetrics(lambda: (reader.current().version, reader.swaps), status)
     app = FastAPI(title="recunlearn", docs_url=None, redoc_url=None)  # both pages load scripts from elsewhere
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts))
@@ -64,13 +78,13 @@ def create_app(reader: SnapshotReader, status: Status, *, allowed_hosts: Sequenc
 
 
 def _add_recommendations(app: FastAPI, reader: SnapshotReader) -> None:
-    @app.get("/v1/users/{user_id:path}/recommendations")
+    @app.get("/v1/users/{user_id:id}/recommendations")
     def recommendations(user_id: str, n: Count = 10, model: ModelName = None) -> Response:
         """Items for a user, best first, without those they have."""
         snapshot = reader.current()
         return _ranking(snapshot, model, *snapshot.recommend(user_id, n, model))
 
-    @app.get("/v1/items/{item_id:path}/similar")
+    @app.get("/v1/items/{item_id:id}/similar")
     def similar(item_id: str, n: Count = 10, model: ModelName = None) -> Response:
         """Items most alike, best first."""
         snapshot = reader.current()

@@ -65,7 +65,7 @@ def test_the_demo_keeps_every_claim_and_leaves_nothing_behind(demo, data, tmp_pa
     """From fit to report: exit 0, all claims held, the page and the record written, nothing else left."""
     output = tmp_path / "out"
     process = demo(data, "--json")
-    printed, errors = process.communicate(timeout=170)
+    printed, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors + printed
     assert sorted(path.name for path in output.iterdir()) == ["report.html", "report.json"]
     report = read_report(output / "report.json")
@@ -99,7 +99,7 @@ def test_an_interrupted_demo_leaves_no_process_and_no_file(demo, data, tmp_path,
             break
     assert len(processes_about(output)) >= 3  # the demo, its worker and its server
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "interrupted" in errors
     assert "Traceback" not in errors
@@ -121,7 +121,7 @@ def test_too_small_data_are_refused_with_the_way_out(demo, tmp_path):
     data = tmp_path / "tiny.csv"
     data.write_text("user_id,item_id\na,1\nb,1\nc,2\n")
     process = demo(data, "--model", "ease")
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "3 users are too few" in errors
     assert "Traceback" not in errors

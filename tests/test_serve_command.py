@@ -19,7 +19,7 @@ def state(tmp_path_factory):
     rows = [f"{user},film {item}" for user in range(12) for item in range(9) if (user * item) % 5 < 2]
     (folder / "plays.csv").write_text("\n".join(["user_id,item_id", *rows]) + "\n", encoding="utf-8")
     arguments = ["--data", str(folder / "plays.csv"), "--state", str(folder / "state"), "--model", "item_knn"]
-    subprocess.run([*COMMAND, "fit", *arguments, "--json"], check=True, capture_output=True, timeout=120)
+    subprocess.run([*COMMAND, "fit", *arguments, "--json"], check=True, capture_output=True, timeout=300)
     return folder / "state"
 
 
@@ -49,7 +49,7 @@ def test_serve_says_where_and_answers_as_documented(state):
                     [*COMMAND, "status", "--state", str(state), "--json"],
                     check=True,
                     capture_output=True,
-                    timeout=60,
+                    timeout=180,
                 )
                 assert http.get("/v1/status").json() == json.loads(printed.stdout)
                 assert 'recunlearn_requests{state="erased"} 0.0' in http.get("/metrics").text
@@ -65,12 +65,12 @@ def test_serve_refuses_what_it_cannot_do(state, tmp_path):
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with run_serve(state, "--port", str(port)) as process:
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=180)
         assert process.returncode == 1
         assert f"127.0.0.1:{port}" in errors
         assert "Traceback" not in errors
     with run_serve(tmp_path) as process:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=180)
     assert process.returncode == 1
     assert str(tmp_path) in errors
     assert "Traceback" not in errors

@@ -99,9 +99,10 @@ def test_ids_come_back_in_their_own_type(client, tmp_path):
     """Integer users and string items: each is served under its id and returned as what it is."""
     assert client.get("/v1/users/7/recommendations").status_code == 200
     assert client.get("/v1/users/007/recommendations").status_code == 404
-    named = MarkedState(tmp_path / "named", users=["anna", "42 x/ä"])
+    named = MarkedState(tmp_path / "named", users=["anna", "42 x/ä", "two\nlines"])
     with Client(named) as other:
         assert other.get("/v1/users/42%20x%2F%C3%A4/recommendations").status_code == 200
+        assert other.get("/v1/users/two%0Alines/recommendations").status_code == 200
         assert other.get("/v1/users/42/recommendations").status_code == 404
 
 
@@ -124,6 +125,16 @@ def test_everybody_is_fenced_from_the_moment_the_ledger_has_it(state, client):
         assert client.get(path).status_code == 200
         state.fence(user)
         assert client.get(path).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "%00", "%FF", "..%2F..%2Fetc", "+7", "%207", "7.0", "9" * 5000, "%F0%9F%A6%8A", "7%0A", "%EF%BC%91"],
+)
+def test_odd_ids_are_unknown_users(client, path):
+    """Whatever is put in the place of an id, it is the plain 404 of an unknown user."""
+    answer = client.get(f"/v1/users/{path}/recommendations")
+    assert (answer.status_code, answer.content) == (404, b'{"detail":"unknown user"}')
 
 
 @pytest.mark.parametrize("n", ["0", "-1", "1001", "ten", "1e3", ""])
@@ -162,7 +173,7 @@ def test_metrics_count_by_route_and_hold_no_id(client):
         client.get(f"/v1/users/{user}/recommendations")
     client.get("/nowhere/31415926")
     text = client.get("/metrics").text
-    route = 'route="/v1/users/{user_id:path}/recommendations"'
+    route = 'route="/v1/users/{user_id:id}/recommendations"'
     assert f'recunlearn_http_requests_total{{{route},status="200"}} 1.0' in text
     assert f'recunlearn_http_requests_total{{{route},status="404"}} 1.0' in text
     assert 'recunlearn_http_requests_total{route="none",status="404"} 1.0' in text
