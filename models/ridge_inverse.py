@@ -213,7 +213,9 @@ class Probes:
         """Return the probes of what is kept after ``change``."""
         if not self.exact:
             return Probes.of(change.user_items)
-        lost = _gram_times(change.before, self.directions) - _gram_times(change.after, self.directions)
+        lost = _gram_times(change.before, self.directions)
+        if change.after.nnz:
+            lost -= _gram_times(change.after, self.directions)
         return Probes(self.directions, self.products - lost, True)
 
     def probe(self, k: int, regularization: float) -> FloatArray:

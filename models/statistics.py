@@ -117,6 +117,8 @@ def subtract_gram(gram: NDArray[Any], before: Interactions, after: Interactions)
            [0, 1]])
     """
     for sign, rows in ((-1, before), (1, after)):
+        if not rows.nnz:
+            continue
         with kernels.threads_for(_pairs_in(rows)):
             kernels.add_outer_products(*csr_arrays(rows.tocsc()), *csr_arrays(rows), sign, gram)
 
