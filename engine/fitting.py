@@ -71,29 +71,34 @@ def fit(
     are refused and counted, whatever file they come back in.
     """
     paths = StatePaths(Path(state_dir))
-    is_new = not paths.config.exists()
-    if is_new and interactions is None:
-        read_config(paths)
-    if is_new and paths.root.exists() and not {entry.name for entry in paths.root.iterdir()} <= _BEGUN:
-        raise StateError(f"{paths.root} is not empty and not a state directory; name a new directory")
-    durable.make_directory(paths.root)
+    config = _begin(paths, interactions is None)
     with WriterLock(paths):
-        chosen = models if models is not None else read_config(paths).models
+        chosen = models if models is not None else (config or read_config(paths)).models
         unfitted = _construct(chosen)
-        key = FenceKey.create(paths) if is_new else FenceKey.load(paths)
-        previous = None if is_new else _previous(paths, key, interactions is None)
+        key = FenceKey.create(paths) if config is None else FenceKey.load(paths)
+        previous = None if config is None else _previous(paths, key, interactions is None)
         frame = _what_to_fit(paths, interactions, previous)
-        if is_new:
+        if config is None:
             write_config(paths, Config(chosen))
         with _ledger(paths, key) as ledger:
             kept, refused_users = _without_fenced(frame, ledger, key)
-            if not len(kept):
-                raise ValueError(
-                    f"no interaction is left to fit: {len(frame)} given, all of erased users; name other data"
-                )
-            report = _publish(paths, kept, unfitted, previous, show_progress, on_model)
-            write_config(paths, Config(chosen, {} if is_new else read_config(paths).options))
+        if not len(kept):
+            raise ValueError(
+                f"no interaction is left to fit: {len(frame)} given, all of erased users; name other data"
+            )
+        report = _publish(paths, kept, unfitted, previous, show_progress, on_model)
+        write_config(paths, Config(chosen, {} if config is None else config.options))
     return FitReport(**report, refused_interactions=len(frame) - len(kept), refused_users=refused_users)
+
+
+def _begin(paths: StatePaths, is_refit: bool) -> Config | None:
+    """Look at what is there: returns the state's config, or None for a new state, whose directory is made."""
+    if paths.config.exists() or is_refit:
+        return read_config(paths)
+    if paths.root.exists() and not {entry.name for entry in paths.root.iterdir()} <= _BEGUN:
+        raise StateError(f"{paths.root} is not empty and not a state directory; name a new directory")
+    durable.make_directory(paths.root)
+    return None
 
 
 @dataclass(frozen=True)

@@ -227,6 +227,8 @@ def test_a_state_of_another_layout_is_refused(state):
     config.write_text(config.read_text().replace("layout = 1", "layout = 99"))
     with pytest.raises(StateError, match="layout version 99"):
         Engine.open(state)
+    with pytest.raises(StateError, match="layout version 99"):
+        fit(state, interactions(ROWS), MODELS)
 
 
 @pytest.mark.parametrize("name", ["config.toml", "ledger.sqlite", "keys/fence.key", "CURRENT"])
