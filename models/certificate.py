@@ -1,8 +1,11 @@
 """What an iterative factorisation can show about itself without a retrain."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import inf, isfinite
+from typing import Any, Self
 
-from .base import Proof
+from .base import Proof, Scalar
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,16 @@ class Certificate:
     rank: int
     iterations: int
     reason: str = ""
+
+    def record(self) -> dict[str, Scalar]:
+        """Return the fields, JSON-ready: a bound that is not finite becomes None."""
+        return {**asdict(self), "bound": self.bound if isfinite(self.bound) else None}
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Self:
+        """Rebuild what :meth:`record` returned."""
+        bound = record["bound"]
+        return cls(**{**record, "bound": inf if bound is None else bound})
 
     def proof(self) -> Proof:
         """Say the same in the terms that every model shares."""

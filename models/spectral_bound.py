@@ -126,6 +126,8 @@ def gap_bound(residuals: Residuals, gamma: float) -> float:
     """
     lam, roots, squared, spectral = _active_parts(residuals)
     r, square = roots.size, lam * lam
+    if not r:
+        return 0.0  # all of G is at most lambda^2: zero is the optimum
     stretch = _stretch(residuals)
     theta = roots**2
     leak = spectral * np.sqrt(squared.sum()) / gamma

@@ -1,7 +1,7 @@
 """Spectral matrix factorisation: a closed-form recommender with one optimum, and its forgetting."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -13,6 +13,7 @@ from .certificate import Certificate
 from .factorization import Factorization, FloatArray
 from .gram_operator import GramOperator
 from .item_model import restricted
+from .progress import Report, solver_progress
 from .regularization_path import best_rank, hold_out
 from .score_distance import score_distance
 from .spectral_solver import (
@@ -106,6 +107,7 @@ class SpectralMF(Factorization):
 
     certificate: Certificate
     _pairs: RitzPairs
+    _callback: Report | None = None
 
     def __init__(
         self,
@@ -138,11 +140,27 @@ class SpectralMF(Factorization):
         self.tolerance, self.erasure = tolerance, erasure
         self.values, self.dtype = values, dtype
 
+    def fit(self, user_items: Any, show_progress: bool = False, callback: Report | None = None) -> Self:
+        """Fit from scratch, as every model.
+
+        ``callback``: called after each round with the passes made over the data and the relative distance to
+        the optimum, estimated.
+        """
+        self._callback = callback
+        try:
+            return super().fit(user_items, show_progress)
+        finally:
+            self._callback = None
+
     def _fit(self, user_items: Interactions, show_progress: bool) -> None:
         gram = self._gram(user_items)
-        self._settle_at(gram, user_items, *self._solve(gram, user_items))
+        with solver_progress("SpectralMF", show_progress, self._callback) as report:
+            solution, spent = self._solve(gram, user_items, report)
+        self._settle_at(gram, user_items, solution, spent)
 
-    def _solve(self, gram: GramOperator, user_items: Interactions) -> tuple[Solution, int]:
+    def _solve(
+        self, gram: GramOperator, user_items: Interactions, report: Report | None = None
+    ) -> tuple[Solution, int]:
         """Solve from scratch, choosing lambda if it is not given; the solution and the passes before it."""
         given = self.regularization if isinstance(self.regularization, float) else None
         if not gram.longest:
@@ -155,7 +173,7 @@ class SpectralMF(Factorization):
             pairs = widened(gram, pairs, min(2 * pairs.values.size, gram.shape[1]))
             pairs, more = settle(gram, pairs, pairs.values.size // 2)
             spent += more + 2
-        return converge(gram, pairs, chosen, self._tolerated), spent
+        return converge(gram, pairs, chosen, self._tolerated, report, spent), spent
 
     @property
     def _threshold(self) -> float:
@@ -381,7 +399,7 @@ class SpectralMF(Factorization):
 
     def proof_record(self) -> Mapping[str, Scalar]:
         """Return the certificate as a mapping."""
-        return asdict(self.certificate)
+        return self.certificate.record()
 
     @classmethod
     def restore(
@@ -398,7 +416,7 @@ class SpectralMF(Factorization):
         vectors = np.asarray(arrays["subspace"])
         width = vectors.shape[1]
         model._pairs = RitzPairs(np.zeros(width), vectors, np.zeros((0, 0)), np.eye(width))
-        model.certificate = Certificate(**record)
+        model.certificate = Certificate.of_record(record)
         model._user_items = user_items
         model._forgotten = np.zeros(user_items.shape[0], np.bool_)
         return model
@@ -425,6 +443,8 @@ def _chosen_threshold(pairs: RitzPairs, factors: int) -> float:
 
 def _erased_at_least(moved: float, distance: float) -> float:
     """``1 - b / (moved - b)``: what was to be moved is at least what was, less the distance that remains."""
+    if distance == 0.0:
+        return 1.0  # the optimum itself: nobody is left, or lambda is above everything
     if moved <= distance:
         return 0.0
     return max(0.0, 1.0 - distance / (moved - distance))

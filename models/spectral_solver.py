@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from .gram_operator import GramOperator
 from .outside import outside_bound
+from .progress import Report
 from .spectral_bound import Residuals, distance_bound
 from .subspace import FloatMatrix, RitzPairs, chebyshev_filter, orthonormalise, rayleigh_ritz, shrinkage
 
@@ -24,6 +25,9 @@ LARGEST_DEGREE = 12
 MOST_ROUNDS = 40
 OUTSIDE_SLACK = 1.02
 OUTSIDE_SHARE = 0.4
+NEXT_TO_NOTHING = 1e-2
+"""Singular values below this share of the largest are not told apart; nor is there a use in what lies far below
+lambda: data of low rank leave Ritz values of zero."""
 PREDICTION_MARGIN = 1.2
 FLOAT32_FLOOR = 2e-6
 
@@ -111,17 +115,25 @@ def settle(gram: GramOperator, start: RitzPairs, factors: int) -> tuple[RitzPair
     """
     pairs, spent = start, 0
     for _ in range(MOST_ROUNDS):
-        basis = _filter(gram, pairs, FIRST_DEGREE, np.float32)
+        basis = _filter(gram, pairs, NEXT_TO_NOTHING**2 * float(pairs.values[0]), FIRST_DEGREE, np.float32)
         pairs = rayleigh_ritz(basis, _apply_in(gram, np.float32)(basis))
         spent += FIRST_DEGREE
-        value, last = pairs.values[factors], pairs.values[-1]
-        error = np.linalg.norm(pairs.images[:, factors] - value * pairs.vectors[:, factors]) ** 2
+        error = np.linalg.norm(pairs.residuals[:, factors]) ** 2
+        value = max(pairs.values[factors], NEXT_TO_NOTHING**2 * pairs.values[0])
+        last = pairs.values[-1]
         if error <= SETTLED * value * max(value - last, SETTLED * value):
             break
     return pairs, spent
 
 
-def converge(gram: GramOperator, start: RitzPairs, threshold: float, target: Target) -> Solution:
+def converge(
+    gram: GramOperator,
+    start: RitzPairs,
+    threshold: float,
+    target: Target,
+    report: Report | None = None,
+    spent: int = 0,
+) -> Solution:
     """Filter ``start`` until the distance to the optimum is shown to be at most ``target``.
 
     Parameters
@@ -130,6 +142,7 @@ def converge(gram: GramOperator, start: RitzPairs, threshold: float, target: Tar
     start : Ritz pairs to start from; with as many as there are items nothing is iterated.
     threshold : lambda, > 0.
     target : (pairs, lambda) -> the largest acceptable ``|S~ - S~*|_F``.
+    report, spent : called after each round with ``spent`` more applications than were made here.
 
     Notes
     -----
@@ -145,12 +158,15 @@ def converge(gram: GramOperator, start: RitzPairs, threshold: float, target: Tar
         goal = target(pairs, threshold)
         degree = 0 if whole else predicted_degree(pairs, threshold, goal)
         coarse = goal > FLOAT32_FLOOR * max(norm_of(pairs, threshold), threshold)
-        basis = _filter(gram, pairs, degree, np.float32 if coarse else np.float64)
+        lowest = NEXT_TO_NOTHING * threshold**2
+        basis = _filter(gram, pairs, lowest, degree, np.float32 if coarse else np.float64)
         images, rows = gram.apply_with_rows(basis)
         pairs = rayleigh_ritz(basis, images)
         applications += max(degree, 1)
-        goal = target(pairs, threshold)
-        if first_order(pairs, threshold) <= PREDICTION_MARGIN * goal or not left:
+        goal, estimate = target(pairs, threshold), first_order(pairs, threshold)
+        if report is not None:
+            report(spent + applications, estimate / max(norm_of(pairs, threshold), threshold))
+        if estimate <= PREDICTION_MARGIN * goal or not left:
             outside = _outside(gram, pairs, threshold)
             distance = distance_bound(_residuals(gram, pairs, threshold, outside))
             if distance <= goal:
@@ -158,11 +174,13 @@ def converge(gram: GramOperator, start: RitzPairs, threshold: float, target: Tar
     return Solution(pairs, rows, threshold, distance, outside, applications)
 
 
-def _filter(gram: GramOperator, pairs: RitzPairs, degree: int, dtype: DTypeLike) -> FloatMatrix:
-    """Filter and orthonormalise, with passes in ``dtype``: float64 [n_items, k]."""
+def _filter(
+    gram: GramOperator, pairs: RitzPairs, lowest: float, degree: int, dtype: DTypeLike
+) -> FloatMatrix:
+    """Filter and orthonormalise, with passes in ``dtype``: float64 [n_items, k]. The cut: >= ``lowest``."""
     if not degree:
         return orthonormalise(pairs.vectors)[0]
-    return chebyshev_filter(_apply_in(gram, dtype), pairs, float(pairs.values[-1]), degree)
+    return chebyshev_filter(_apply_in(gram, dtype), pairs, max(float(pairs.values[-1]), lowest), degree)
 
 
 def _apply_in(gram: GramOperator, dtype: DTypeLike) -> Callable[[FloatMatrix], FloatMatrix]:
@@ -195,7 +213,7 @@ def predicted_degree(pairs: RitzPairs, threshold: float, goal: float) -> int:
     A filter of degree d divides the residual of a Ritz vector by about ``T_d(2 theta / cut - 1)``.
     """
     norms = np.linalg.norm(pairs.residuals, axis=0)
-    cut = float(pairs.values[-1])
+    cut = max(float(pairs.values[-1]), NEXT_TO_NOTHING * threshold**2)
     growth = np.arccosh(np.maximum(2.0 * pairs.values / cut - 1.0, 1.0))
     for degree in range(2, LARGEST_DEGREE):
         damped = norms / np.cosh(np.minimum(degree * growth, 300.0))
@@ -208,9 +226,10 @@ def _outside(gram: GramOperator, pairs: RitzPairs, threshold: float) -> float:
     """Bound ``G~`` outside the Ritz vectors, from above; rounding of the products included."""
     if pairs.values.size >= gram.shape[1]:
         return 0.0
-    last, square = float(pairs.values[-1]), threshold**2
-    target = max(OUTSIDE_SLACK * last, last + OUTSIDE_SHARE * (square - last))
-    bound = outside_bound(gram.apply, pairs.vectors, last, target) if last > 0 else square
+    square = threshold**2
+    level = max(float(pairs.values[-1]), NEXT_TO_NOTHING * square)
+    target = max(OUTSIDE_SLACK * level, level + OUTSIDE_SHARE * (square - level))
+    bound = outside_bound(gram.apply, pairs.vectors, level, target)
     return bound + _product_rounding(gram, pairs)
 
 
