@@ -87,8 +87,8 @@ def _head(report: Report) -> str:
     return (
         f'<div class="tag">recunlearn {escape(report.software)} · measured {escape(report.created)}</div>'
         f"<h1>{title}</h1>"
-        f'<p class="lead">The recommenders {escape(_named_models(report))} were fitted on {escape(data.name)} '
-        f"({count(data.users)} users, "
+        f'<p class="lead">The recommenders {escape(_named_models(report))} were fitted on '
+        f"{escape(data.name)} ({count(data.users)} users, "
         f"{count(data.items)} items, {count(data.interactions)} interactions) and served over HTTP. Then "
         "deletion requests arrived. Their rows <em>and what the models had learned from them</em> were taken "
         "out in place, without a retrain. Afterwards, as a check, every model was retrained from scratch "
