@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from .base import Arrays, Change, Interactions, IntVector, Proof, Scalar, canonical_interactions
 from .factorization import Factorization, FloatArray
 from .item_model import restricted
-from .weighted_kernels import residual_row_pass
+from .weighted_kernels import residual_row_pass, threads_for
 from .weighted_loss import WeightedLoss
 
 
@@ -161,7 +161,8 @@ class ForgettableALS(Factorization):
         confidence = self.alpha * user_items.data.astype(np.float64)
         loss = WeightedLoss.from_confidence(user_items, confidence)
         left, right = users.astype(np.float64), items.astype(np.float64)
-        gradients, scale = loss_gradients(loss, left, right, self.regularization)
+        with threads_for(loss.nnz):
+            gradients, scale = loss_gradients(loss, left, right, self.regularization)
         return float(np.sqrt(sum(float(np.vdot(g, g)) for g in gradients)) / scale) if scale > 0 else 0.0
 
     def _fold_in(self, rows: Interactions) -> FloatArray:

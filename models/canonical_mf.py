@@ -13,6 +13,7 @@ from .certificate import Certificate
 from .factorization import Factorization, FloatArray
 from .item_model import restricted
 from .weighted_descent import Arrival, Goal, Settings, descend
+from .weighted_kernels import threads_for
 from .weighted_loss import Matrix, WeightedLoss
 from .weighted_solver import Point, padding, starting_point, widened
 
@@ -145,7 +146,11 @@ class CanonicalMF(Factorization):
         self, loss: WeightedLoss, point: Point, goal: Goal, highest: float, show_progress: bool
     ) -> Arrival:
         settings = Settings(self.regularization, self.max_factors, self.max_steps, self.failure, self.dtype)
-        with threadpool_limits(1, user_api="blas"), _progress(show_progress) as report:
+        with (
+            threadpool_limits(1, user_api="blas"),
+            threads_for(loss.nnz),
+            _progress(show_progress) as report,
+        ):
             return descend(loss, point, goal, settings, highest, report)
 
     def _take(self, arrival: Arrival) -> None:

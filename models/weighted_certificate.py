@@ -198,7 +198,7 @@ def _beyond(loss: WeightedLoss, residual: _Residual, limit: float, failure: floa
         return loss.transposed_times(residual.values, forth)
 
     square = limit * limit
-    return float(np.sqrt(top_outside(apply, residual.right, 0.96 * square, 0.995 * square, failure)))
+    return float(np.sqrt(top_outside(apply, residual.right, 0.98 * square, 0.995 * square, failure)))
 
 
 def _excess(residual: _Residual, rank: int, limit: float, beyond: float) -> float:

@@ -108,8 +108,8 @@ class _Pace:
             self.recent.clear()
 
     def expected(self) -> float:
-        """Return about what a polished step would be shown to be within: as much as it moves (measured)."""
-        return self.recent[-1] * self.rate() if len(self.recent) > 1 else float("inf")
+        """Return about what a polished step would be shown to be within: .7 of its change (as measured)."""
+        return 0.7 * self.recent[-1] * self.rate() if len(self.recent) > 1 else float("inf")
 
     def rate(self) -> float:
         """Return by how much a step shrinks the change, between .3 and .9."""

@@ -9,7 +9,8 @@ The work is cut into blocks of rows with about the same number of entries (:func
 block is written by one thread, so nothing depends on how the threads are scheduled.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar, cast
 
 import numba
@@ -24,12 +25,28 @@ Ints: TypeAlias = NDArray[np.integer[Any]]
 
 BLOCKS = 32
 LANES = 16
+WORTH_THREADS = 20_000
 
 
 def _vector_kernel(function: F) -> F:
     """Compile with parallel blocks and vectorised sums (see the module's docstring for why)."""
     jit = numba.njit(cache=True, nogil=True, parallel=True, fastmath={"reassoc", "contract"})
     return cast(F, jit(function))
+
+
+@contextmanager
+def threads_for(entries: int) -> Iterator[None]:
+    """Run the kernels on one thread while there is little to do: waking the others would cost more.
+
+    Holds for the calling thread only.
+    """
+    before = numba.get_num_threads()
+    if entries < WORTH_THREADS:
+        numba.set_num_threads(1)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
 
 
 def balanced_blocks(indptr: Ints, blocks: int = BLOCKS) -> NDArray[np.int64]:

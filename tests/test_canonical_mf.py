@@ -14,7 +14,7 @@ from recunlearn.models.weighted_solver import chebyshev_cycle, padding, starting
 
 from . import oracle_canonical as oracle
 
-FEW = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+FEW = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
 def random_counts(seed, users=40, items=25, density=0.15, most=4):
@@ -218,6 +218,51 @@ def test_forgetting_everybody_gives_the_empty_model():
     assert not scores(model).any()
 
 
+@pytest.mark.parametrize("shape", [(5, 4), (0, 4), (4, 0), (0, 0), (1, 1)])
+def test_nothing_to_learn_from_gives_the_empty_model(shape):
+    """Without users, items or interactions there is a model all the same: zero, certified."""
+    model = CanonicalMF(1.0, 1.0).fit(sp.csr_matrix(shape))
+    model.forget_users(np.arange(shape[0]))
+    assert model.certificate.certified
+    assert not model.user_factors.any()
+    assert not model.item_factors.any()
+
+
+def test_a_restored_model_forgets_from_read_only_memory():
+    """Factors and interactions that cannot be written to serve and forget as well, and stay as they are."""
+    model = CanonicalMF(1.5, 2.0, erasure=0.9).fit(sp.csr_matrix(random_counts(9)))
+    arrays = {name: array.copy() for name, array in model.published().items()}
+    kept = model.user_items.copy()
+    for array in (*arrays.values(), kept.data, kept.indices, kept.indptr):
+        array.flags.writeable = False
+    again = CanonicalMF.restore(model.settings(), arrays, model.proof_record(), kept)
+    assert again.proof() == model.proof()
+    again.forget_users([3])
+    assert again.certificate.certified, again.certificate
+    np.testing.assert_array_equal(arrays["item_factors"], model.item_factors)
+    assert_within_bound(again, again.user_items.toarray(), 1.5, 2.0)
+
+
+def test_a_deletion_too_small_for_float32_is_not_certified():
+    """Where rounding hides what little influence there was, the certificate says so and names the dtype."""
+    x = random_counts(3)
+    model = CanonicalMF(1.5, 2.0, erasure=1 - 1e-9, max_steps=60).fit(sp.csr_matrix(x))
+    model.forget_users([2])
+    assert not model.certificate.certified
+    assert "float32" in model.certificate.reason
+    assert model.certificate.erased_at_least < 1 - 1e-9
+
+
+def test_a_failed_removal_changes_nothing():
+    """An unknown user in a batch is named, and the model is what it was."""
+    model = CanonicalMF(1.5, 2.0).fit(sp.csr_matrix(random_counts(3)))
+    before, certificate = model.user_factors.copy(), model.certificate
+    with pytest.raises(ValueError, match="user 40"):
+        model.forget_users([1, 40])
+    np.testing.assert_array_equal(model.user_factors, before)
+    assert model.certificate is certificate
+
+
 def test_the_same_data_gives_the_same_bits():
     """Fits repeat to the bit, sign and order included; the largest entry of an item column is positive."""
     x = sp.csr_matrix(random_counts(3))
@@ -339,7 +384,7 @@ def test_products_equal_their_dense_twins():
         )
 
 
-@FEW
+@settings(FEW, max_examples=4)
 @given(st.integers(0, 10_000), st.integers(0, 8), st.floats(0.5, 0.999))
 def test_the_spectrum_bound_is_above_the_spectrum(seed, known, closeness):
     """Block Lanczos never reports less than the largest eigenvalue outside what is known."""
