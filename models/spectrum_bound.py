@@ -2,6 +2,16 @@
 
 A Ritz value is always a *lower* bound. From a random start it cannot be far below the top, though: it would
 take a start nearly orthogonal to the leading eigenvector, and how improbable that is, is known exactly.
+
+With q products the Krylov space holds ``p(M) w`` for every polynomial p of degree q - 1, w any
+combination of the b Gaussian start vectors. Let x be the leading eigenvector, ``lambda_1`` its value,
+``theta`` the largest Ritz value, ``tau = (1 - eps) lambda_1``. If ``theta < tau`` then
+``sum_j w_j^2 p(lambda_j)^2 (lambda_j - tau) < 0``; with ``p(t) = T_{2q-1}(y) / y, y^2 = 1 - t / tau`` (as
+in Kuczynski & Wozniakowski 1992) and w the combination along x, this reads
+``chi2_b sinh^2((2q - 1) a) < chi2_{N-1}``, ``tanh^2 a = eps``, N = n - k, independent chi-squares.
+So ``P(theta < (1 - eps) lambda_1) <= I_x(b / 2, (N - 1) / 2)`` at ``x = sech^2((2q - 1) a)``, I the
+regularised incomplete beta function, and with x so that this is ``failure / max_steps``,
+``lambda_1 <= theta cosh^2(arcosh(x^-1/2) / (2q - 1))``.
 """
 
 from collections.abc import Callable
@@ -46,15 +56,8 @@ def top_outside(
 
     Notes
     -----
-    With q products the Krylov space holds ``p(M) w`` for every polynomial p of degree q - 1, w any
-    combination of the b Gaussian start vectors. Let x be the leading eigenvector, ``lambda_1`` its value,
-    ``theta`` the largest Ritz value, ``tau = (1 - eps) lambda_1``. If ``theta < tau`` then
-    ``sum_j w_j^2 p(lambda_j)^2 (lambda_j - tau) < 0``; with ``p(t) = T_{2q-1}(y) / y, y^2 = 1 - t / tau`` (as
-    in Kuczynski & Wozniakowski 1992) and w the combination along x, this reads
-    ``chi2_b sinh^2((2q - 1) a) < chi2_{N-1}``, ``tanh^2 a = eps``, N = n - k, independent chi-squares.
-    So ``P(theta < (1 - eps) lambda_1) <= I_x(b / 2, (N - 1) / 2)`` at ``x = sech^2((2q - 1) a)``, I the
-    regularised incomplete beta function, and with x so that this is ``failure / max_steps``,
-    ``lambda_1 <= theta cosh^2(arcosh(x^-1/2) / (2q - 1))``. Time: 2q products, O(n b^2 q^2).
+    With q products, ``lambda_1 <= theta cosh^2(arcosh(x^-1/2) / (2q - 1))`` (proof: the module's
+    docstring). Time: 2q products, O(n b^2 q^2).
 
     Examples
     --------

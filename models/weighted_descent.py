@@ -145,21 +145,16 @@ def descend(
     confidence = loss.confidence.astype(point.left.dtype)
     best: Arrival | None = None
     attempt_at, target, exhausted = settings.max_steps, 0.0, False
-    for taken in range(settings.max_steps):
+    taken = 0
+    while True:
         if taken == AIM_AT:
             target = goal.target(float(np.sqrt(point.square)), goal.moved(*_factors(point, settings.dtype)))
         if best is None and pace.expected() <= target:
             attempt_at = taken
-        attempt = taken >= attempt_at or taken == settings.max_steps - 1
-        point, seen = step(
-            loss,
-            confidence,
-            point,
-            settings.regularization,
-            pace.lipschitz(),
-            settings.max_factors,
-            POLISH * attempt,
-        )
+        last = taken == settings.max_steps - 1
+        attempt = taken >= attempt_at or last
+        inner, ridge = POLISH * attempt, settings.regularization
+        point, seen = step(loss, confidence, point, ridge, pace.lipschitz(), settings.max_factors, inner)
         norm = float(np.sqrt(point.square))
         if taken:
             pace.learn(seen.curvature, seen.observed)
@@ -172,17 +167,15 @@ def descend(
             bound = arrival.distance.bound
             stalled = best is not None and bound > 0.97 * best.distance.bound
             best = arrival if best is None or bound < best.distance.bound else best
-            if stalled and exhausted and not point.truncated:
-                break
+            if last or (stalled and exhausted and not point.truncated):
+                return best
             exhausted = stalled or exhausted
             target = goal.target(norm, goal.moved(arrival.user_factors, arrival.item_factors))
             attempt_at = taken + _wait(bound, target, pace.rate())
         fine = 0 < seen.observed < SINGLE_PRECISION_ENDS * norm
         if point.left.dtype == np.float32 and (exhausted or fine):
             point, confidence = _double(loss, point), loss.confidence
-    if best is None:
-        best = _arrive(loss, point, goal, settings, settings.max_steps, pace.highest)
-    return best
+        taken += 1
 
 
 def _wait(bound: float, target: float, rate: float) -> int:
