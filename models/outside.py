@@ -71,7 +71,7 @@ def outside_bound(
     now = deflated(before) * (2.0 / level) - before
     for degree in range(1, most_steps):
         bound = min(bound, _largest(now, level, degree, missed))
-        if bound <= target:
+        if bound <= target or degree + 1 == most_steps:
             break
         now, before = deflated(now) * (4.0 / level) - 2.0 * now - before, now
     return bound
