@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+import latex2mathml.converter
+from docutils import nodes
 from recunlearn import __version__
 
 project = "recunlearn"
@@ -10,7 +12,7 @@ author = "the recunlearn authors"
 copyright = "2026, the recunlearn authors"  # noqa: A001  Sphinx's own name for it
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
@@ -23,6 +25,7 @@ autodoc_typehints = "none"  # shapes and dtypes are in the docstrings
 napoleon_use_ivar = True
 default_role = "code"
 
+html_math_renderer = "mathml"  # drawn by the browser itself: nothing is fetched, no script runs
 html_theme = "furo"
 html_title = "recunlearn"
 html_show_sourcelink = False
@@ -33,7 +36,9 @@ LITERAL = re.compile(r"(``.*?``|:\w+:`.*?`)")
 
 def escape_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Let |S|_* be a norm: docstrings are written for people, reST reads bars and stars as markup."""
-    del app, what, name, obj, options
+    del app, name, obj, options
+    if what in {"attribute", "property"} and lines:  # napoleon takes what is before a colon for a type
+        lines[0] = lines[0].replace(": ", " \N{EN DASH} ", 1)
     literal: int | None = None
     for place, line in enumerate(lines):
         indent = len(line) - len(line.lstrip())
@@ -47,6 +52,20 @@ def escape_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: l
                 literal = indent
 
 
+def draw_inline(writer: Any, node: Any) -> None:
+    """Write a formula in a line."""
+    writer.body.append(latex2mathml.converter.convert(node.astext(), display="inline"))
+    raise nodes.SkipNode
+
+
+def draw_block(writer: Any, node: Any) -> None:
+    """Write a formula on a line of its own."""
+    formula = latex2mathml.converter.convert(node.astext(), display="block")
+    writer.body.append(f'<div style="overflow: auto hidden; padding: .3em 0">{formula}</div>')
+    raise nodes.SkipNode
+
+
 def setup(app: Any) -> None:
     """Tell Sphinx."""
     app.connect("autodoc-process-docstring", escape_bars, priority=400)  # before napoleon
+    app.add_html_math_renderer("mathml", (draw_inline, None), (draw_block, None))
