@@ -4,6 +4,7 @@
 """
 
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,9 @@ def main(arguments: list[str]) -> int:
         return 0
     from sphinx.cmd.build import build_main
 
-    doctrees = (out or OUT).parent / ".doctrees"
-    return build_main(
-        ["-W", "--keep-going", "-q", "-b", "html", "-d", str(doctrees), str(DOCS), str(out or OUT)]
-    )
+    with tempfile.TemporaryDirectory() as doctrees:
+        quietly = ["-W", "--keep-going", "-q", "-b", "html", "-d", doctrees]
+        return build_main([*quietly, str(DOCS), str(out or OUT)])
 
 
 if __name__ == "__main__":

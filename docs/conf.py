@@ -31,6 +31,7 @@ html_title = "recunlearn"
 html_show_sourcelink = False
 html_copy_source = False
 
+ENTRY = re.compile(r"(\w+(?:, \w+)*) : (.+)")
 LITERAL = re.compile(r"(``.*?``|:\w+:`.*?`)")
 
 
@@ -46,10 +47,22 @@ def escape_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: l
             literal = None
         if literal is None and not line.lstrip().startswith((">>>", "...")):
             parts = LITERAL.split(line)
-            parts[::2] = [re.sub(r"[|*]", r"\\\g<0>", part) for part in parts[::2]]
+            parts[::2] = [re.sub(r"[|*@]", r"\\\g<0>", part) for part in parts[::2]]
             lines[place] = "".join(parts)
             if line.rstrip().endswith("::"):
                 literal = indent
+
+
+def put_types_in_words(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Let what stands after ``name :`` run on: here it says shape, type and meaning in one sentence."""
+    del app, what, name, obj, options
+    section, written = "", []
+    for place, line in enumerate(lines):
+        if place + 1 < len(lines) and lines[place + 1] and set(lines[place + 1]) == {"-"}:
+            section = line
+        entry = ENTRY.fullmatch(line) if section in {"Parameters", "Attributes"} else None
+        written += [entry[1], f"    {entry[2]}"] if entry else [line]
+    lines[:] = written
 
 
 def draw_inline(writer: Any, node: Any) -> None:
@@ -68,4 +81,5 @@ def draw_block(writer: Any, node: Any) -> None:
 def setup(app: Any) -> None:
     """Tell Sphinx."""
     app.connect("autodoc-process-docstring", escape_bars, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", put_types_in_words, priority=410)
     app.add_html_math_renderer("mathml", (draw_inline, None), (draw_block, None))
