@@ -23,11 +23,12 @@ FIRST_DEGREE = 5
 SETTLED = 1e-3
 LARGEST_DEGREE = 12
 MOST_ROUNDS = 40
+MOST_VAIN_ROUNDS = 5
+"""In a row, with which no more could be shown: lambda sits on a singular value, or rounding is reached."""
 OUTSIDE_SLACK = 1.02
 OUTSIDE_SHARE = 0.4
 NEXT_TO_NOTHING = 1e-2
-"""Singular values below this share of the largest are not told apart; nor is there a use in what lies far below
-lambda: data of low rank leave Ritz values of zero."""
+"""Of the largest singular value, or of lambda squared: no use in what lies below (low rank leaves zeros)."""
 PREDICTION_MARGIN = 1.2
 FLOAT32_FLOOR = 2e-6
 
@@ -152,7 +153,7 @@ def converge(
     """
     pairs, rows = start, np.zeros((gram.shape[0], 0))
     outside = distance = float("inf")
-    applications = 0
+    applications = vain = 0
     whole = pairs.values.size >= gram.shape[1]
     for left in reversed(range(1 if whole else MOST_ROUNDS)):
         goal = target(pairs, threshold)
@@ -168,8 +169,10 @@ def converge(
             report(spent + applications, estimate / max(norm_of(pairs, threshold), threshold))
         if estimate <= PREDICTION_MARGIN * goal or not left:
             outside = _outside(gram, pairs, threshold)
-            distance = distance_bound(_residuals(gram, pairs, threshold, outside))
-            if distance <= goal:
+            shown = distance_bound(_residuals(gram, pairs, threshold, outside))
+            vain = 0 if shown < 0.9 * distance else vain + 1
+            distance = shown
+            if distance <= goal or vain == MOST_VAIN_ROUNDS:
                 break
     return Solution(pairs, rows, threshold, distance, outside, applications)
 

@@ -66,7 +66,7 @@ def test_row_sums_equal_their_slow_twin(seed, rows, blocks, dtype, index):
 
 @given(st.lists(st.integers(0, 30), max_size=20), st.integers(1, 9))
 def test_blocks_cover_every_row_once_and_share_the_work(lengths, blocks):
-    """Ascending edges from the first row to the last; none holds more than its share and one row's entries."""
+    """Ascending edges from the first row to the last; none holds more than its share and one row."""
     indptr = np.concatenate([[0], np.cumsum(np.array(lengths, dtype=np.int64))])
     edges = row_blocks(indptr, blocks)
     assert edges.size == blocks + 1

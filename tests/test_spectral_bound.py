@@ -1,4 +1,4 @@
-"""The three bounds on the distance to the spectral optimum are never below it, however the state was reached."""
+"""The bounds on the distance to the spectral optimum are never below it, however a state was reached."""
 
 from dataclasses import replace
 
@@ -115,7 +115,7 @@ def every_bound(residuals):
     st.integers(0, 2**32 - 1), st.sampled_from(SPECTRA), st.sampled_from(STATES), st.sampled_from(THRESHOLDS)
 )
 def test_no_bound_is_below_the_true_distance(seed, spectrum, kind, where):
-    """Each of the three, and the best of them, covers the distance of any state, converged or nowhere near."""
+    """Each of the three, and the best of them, covers the distance of any state, near or far."""
     made = state(seed, spectrum, kind, where)
     if made is None:
         return

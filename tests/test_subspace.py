@@ -51,7 +51,7 @@ def test_dependent_columns_are_replaced(fault):
 @FEW
 @given(st.integers(0, 2**32 - 1), st.sampled_from([None, 1, 3]))
 def test_ritz_pairs_diagonalise_the_operator_on_the_subspace(seed, keep):
-    """From any independent columns: V'V = I, V'GV diagonal and descending, images, rotation and signs right."""
+    """From any independent columns: V'V = I, V'GV descending, images, rotation and signs right."""
     rng = np.random.default_rng(seed)
     n, k = 15, 5
     root = rng.standard_normal((n, n))
