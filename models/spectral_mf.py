@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from .base import Arrays, Change, Interactions, IntVector, Proof, Scalar
 from .certificate import Certificate
@@ -153,10 +154,10 @@ class SpectralMF(Factorization):
             self._callback = None
 
     def _fit(self, user_items: Interactions, show_progress: bool) -> None:
-        gram = self._gram(user_items)
-        with solver_progress("SpectralMF", show_progress, self._callback) as report:
+        with _one_blas_thread(), solver_progress("SpectralMF", show_progress, self._callback) as report:
+            gram = self._gram(user_items)
             solution, spent = self._solve(gram, user_items, report)
-        self._settle_at(gram, user_items, solution, spent)
+            self._settle_at(gram, user_items, solution, spent)
 
     def _solve(
         self, gram: GramOperator, user_items: Interactions, report: Report | None = None
@@ -221,6 +222,10 @@ class SpectralMF(Factorization):
         return sp.csr_matrix((data, interactions.indices, interactions.indptr), shape=interactions.shape)
 
     def _forget(self, change: Change) -> None:
+        with _one_blas_thread():
+            self._refine(change)
+
+    def _refine(self, change: Change) -> None:
         """Subtract the rows, update in closed form, refine until the certificate holds."""
         gram = self._gram(change.user_items)
         update = self._warm_start(gram, change)
@@ -432,6 +437,11 @@ class SpectralMF(Factorization):
         model.certificate = self.certificate
         model._user_items, model._forgotten = kept, self._forgotten[users]
         return model
+
+
+def _one_blas_thread() -> threadpool_limits:
+    """BLAS between parallel kernels on one thread: its idle threads and Numba's fight for the cores."""
+    return threadpool_limits(1, user_api="blas")
 
 
 def _chosen_threshold(pairs: RitzPairs, factors: int) -> float:

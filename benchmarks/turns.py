@@ -1,0 +1,88 @@
+"""What the benchmarks share: times taken in turns with a peer's, the data, the peer, the machine."""
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import scipy.sparse as sp
+from implicit.als import AlternatingLeastSquares
+from recunlearn.eval.datasets import read_adjacency
+from recunlearn.eval.generate import social_interactions
+from recunlearn.models.base import canonical_interactions
+from threadpoolctl import threadpool_info, threadpool_limits
+
+clock: Callable[[], float] = time.perf_counter
+
+
+@dataclass
+class Figure:
+    """Times of ours and of a peer, in seconds, taken in turns."""
+
+    name: str
+    peer: str
+    ours: list[float] = field(default_factory=list)
+    theirs: list[float] = field(default_factory=list)
+
+    def ratio(self) -> float:
+        """Return the median of the ratios of neighbours in time."""
+        return float(np.median(np.array(self.ours) / np.array(self.theirs)))
+
+    def record(self) -> dict[str, Any]:
+        """Return all that was measured, JSON-ready."""
+        return {**asdict(self), "ratio": self.ratio()}
+
+
+def count_cpu_seconds() -> None:
+    """Time by what all threads used, not by the wall clock: for a machine that others use too."""
+    global clock
+    clock = time.process_time
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Time one call."""
+    start = clock()
+    call()
+    return clock() - start
+
+
+def read_lines(path: Path) -> sp.csr_matrix:
+    """Read lines of ``user item item ...``; ids are row and column numbers."""
+    frame = read_adjacency(path).frame
+    rows, columns = frame["user_id"].to_numpy(), frame["item_id"].to_numpy()
+    return canonical_interactions(sp.coo_matrix((frame["value"].to_numpy(), (rows, columns))))
+
+
+def generated(users: int, items: int, interactions: int) -> sp.csr_matrix:
+    """Generate a social-like set."""
+    return canonical_interactions(social_interactions(users, items, interactions))
+
+
+def implicit_fit(user_items: sp.csr_matrix, factors: int) -> AlternatingLeastSquares:
+    """Fit implicit's ALS with its defaults, BLAS on one thread as it asks for."""
+    model = AlternatingLeastSquares(factors=factors)
+    with threadpool_limits(1, "blas"):
+        model.fit(user_items.astype(np.float32), show_progress=False)
+    return model
+
+
+def machine() -> dict[str, Any]:
+    """Describe what was measured on."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "numba_threads": numba.get_num_threads(),
+        "threadpools": [{k: p[k] for k in ("internal_api", "num_threads")} for p in threadpool_info()],
+    }
+
+
+def write(path: Path | None, **measured: Any) -> None:
+    """Write what was measured as JSON, if a path is given."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"machine": machine(), **measured}, indent=1) + "\n")
