@@ -8,6 +8,7 @@ enter through the sum ``X'X`` alone, so that to forget is to subtract: Woodbury'
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self, TypeAlias
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,7 @@ class EASE(ItemModel):
         self.regularization = float(regularization)
         self.tolerance = float(tolerance)
         self._inverse: FloatArray | None = None
-        self._owns_inverse = True
+        self._holders: WeakSet[EASE] = WeakSet()  # of the memory of the inverse; none: it is somebody else's
         self._gram: IntArray | FloatArray | None = None
         self._counts: IntVector | None = None
         self._probes: Probes | None = None
@@ -115,7 +116,8 @@ class EASE(ItemModel):
         isolate_items(inverse, np.flatnonzero(counts == 0), self.regularization)
         probes = Probes.of(user_items)
         bound = probes.bound(inverse, self.regularization)
-        self._gram, self._inverse, self._owns_inverse = fresh_gram, inverse, True
+        self._gram = fresh_gram
+        self._own(inverse)
         self._counts, self._probes = counts, probes
         self._bound = self._fresh_bound = bound
 
@@ -148,11 +150,17 @@ class EASE(ItemModel):
         return probes.spot_bound(turn, product) <= max(self.tolerance, 10.0 * self._fresh_bound)
 
     def _writable_inverse(self) -> FloatArray:
+        """Return the inverse, or a copy of it if anything else may hold its memory."""
         inverse = self.inverse
-        if not (self._owns_inverse and inverse.flags.writeable and inverse.flags.c_contiguous):
+        is_alone = self in self._holders and len(self._holders) == 1
+        if not (is_alone and inverse.flags.writeable and inverse.flags.c_contiguous):
             inverse = np.array(inverse, dtype=np.float64, order="C")
-            self._inverse, self._owns_inverse = inverse, True
+            self._own(inverse)
         return inverse
+
+    def _own(self, inverse: FloatArray) -> None:
+        self._holders.discard(self)
+        self._inverse, self._holders = inverse, WeakSet([self])
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -250,7 +258,6 @@ class EASE(ItemModel):
         model._user_items = user_items
         model._forgotten = np.zeros(user_items.shape[0], dtype=np.bool_)
         model._inverse = np.asarray(inverse, dtype=np.float64)
-        model._owns_inverse = False
         model._bound = record["bound"]
         model._fresh_bound = float(record["bound"])
         model._has_forgotten = bool(record["has_forgotten"])
@@ -259,8 +266,9 @@ class EASE(ItemModel):
     def restrict(self, users: IntVector, items: IntVector) -> Self:
         """Return the same model without its empty rows and columns.
 
-        An item without interactions is alone in P (1/lambda on the diagonal, exactly): the rest is a block.
-        Shares memory if no item goes; whichever of the two models forgets next copies it.
+        An item without interactions is alone in P (1/lambda on the diagonal, exactly), and its row and column
+        of the Gram are zeros: what stays is a block. If no item goes, the inverse is shared, and copied only
+        if one of the two models forgets while the other still exists. Only one of the two has the Gram.
 
         Raises
         ------
@@ -270,11 +278,17 @@ class EASE(ItemModel):
         kept = restricted(self.user_items, users, items)
         model = type(self)(self.regularization, self.tolerance)
         model._user_items, model._forgotten = kept, self._forgotten[users]
+        inverse, sums, probes = self.inverse, self._gram, self._probes
+        self._gram = None
         if items.size == self.n_items:
-            model._inverse, model._owns_inverse, self._owns_inverse = self.inverse, False, False
+            model._inverse, model._holders = inverse, self._holders
+            model._holders.add(model)
         else:
-            model._inverse = self.inverse[np.ix_(items, items)]
-            model._owns_inverse = True
+            model._own(_block(inverse, items))
+            sums = None if sums is None else _block(sums, items)
+            probes = None if probes is None else probes.restrict(items)
+        model._gram, model._probes = sums, probes
+        model._counts = None if self._counts is None else self._counts[items]
         model._bound, model._fresh_bound = self._bound, self._fresh_bound
         model._has_forgotten = self._has_forgotten
         return model
@@ -286,6 +300,14 @@ def _gram_without(gram: IntArray | FloatArray, change: Change) -> IntArray | Flo
         return None
     subtract_gram(gram, change.before, change.after)
     return gram
+
+
+def _block(matrix: NDArray[Any], items: IntVector) -> NDArray[Any]:
+    """Copy the rows and columns ``items`` of a square matrix."""
+    out = np.empty((items.size, items.size), dtype=matrix.dtype)
+    with kernels.threads_for(out.size):
+        kernels.select_block(matrix, items, out)
+    return out
 
 
 def _different_rows(change: Change) -> tuple[Interactions, Interactions]:

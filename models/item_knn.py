@@ -270,10 +270,14 @@ class ItemKNN(ItemModel):
         return model
 
     def restrict(self, users: IntVector, items: IntVector) -> Self:
-        """Return the model without its empty rows and columns.
+        """Return the model without its empty rows and columns, and hand it the sums.
+
+        Only one of the two models has the sums: this one sums up again if it ever forgets.
 
         Cosine: the same model. TF-IDF and BM25 count the items there are, with or without interactions:
-        if one goes, the result is what a fit on the smaller matrix gives, and costs as much.
+        if one goes, the result is what a fit on the smaller matrix gives, and costs as much. (To keep on
+        counting an item that only forgotten users had would be a trace of them; and a weight
+        ``(log I - log(1 + n_u))^2`` in other units for a new I is another rounding of every term.)
 
         Raises
         ------
@@ -282,10 +286,14 @@ class ItemKNN(ItemModel):
         """
         kept = restricted(self.user_items, users, items)
         model = type(self)(self.K, self.weighting, self.K1, self.B)
-        if self.weighting != "cosine" and items.size != self.n_items:
+        fewer = items.size != self.n_items
+        if fewer and self.weighting != "cosine":
             model._derive(kept)
         else:
-            model._similarity = self.similarity[items][:, items]
+            pairs, self._pairs = self._pairs, None
+            model._similarity = self.similarity[items][:, items] if fewer else self.similarity
+            model._pairs = pairs.renumber(items) if fewer and pairs is not None else pairs
+            model._factor = None if self._factor is None else self._factor[items]
         model._user_items, model._forgotten = kept, self._forgotten[users]
         model._has_forgotten = self._has_forgotten
         return model

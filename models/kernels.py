@@ -155,6 +155,16 @@ def mirror_lower(matrix: Any) -> None:
                     row[i] = matrix[i, j]
 
 
+@parallel_kernel
+def select_block(matrix: Any, items: Any, out: Any) -> None:
+    """Copy the rows and columns ``items`` int64 [k] of ``matrix`` [n, n] to ``out`` [k, k]."""
+    for stripe in numba.prange(_STRIPES):
+        for r in range(stripe, items.size, _STRIPES):
+            row, target = matrix[items[r]], out[r]
+            for c in range(items.size):
+                target[c] = row[items[c]]
+
+
 @kernel
 def top_n(scores: Any, usable: Any, n: int) -> Any:
     """Return the ids of the ``n`` largest ``scores`` among ``usable``; ties go to the lower id.
@@ -418,6 +428,15 @@ def _change_row(columns: Any, coarse: Any, fine: Any, whole: Any, parts: Any) ->
     coarse[to:] = 0
     fine[to:] = 0  # as long as the others, or empty
     return to
+
+
+@parallel_kernel
+def renumber_columns(start: Any, length: Any, place: Any, columns: Any) -> None:
+    """Replace every column j in the rows of sparse sums by ``place[j]``, in place."""
+    for stripe in numba.prange(_STRIPES):
+        for i in range(stripe, start.size, _STRIPES):
+            for at in range(start[i], start[i] + length[i]):
+                columns[at] = place[columns[at]]
 
 
 @kernel

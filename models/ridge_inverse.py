@@ -218,6 +218,10 @@ class Probes:
             lost -= _gram_times(change.after, self.directions)
         return Probes(self.directions, self.products - lost, True)
 
+    def restrict(self, items: IntVector) -> "Probes":
+        """Return the probes of the same Gram without rows and columns that are zero."""
+        return Probes(self.directions[:, items], self.products[:, items], self.exact)
+
     def probe(self, k: int, regularization: float) -> FloatArray:
         """Return ``(G + lambda I) w`` of direction ``k mod 6``: what the inverse should send back to w."""
         k %= _PROBES

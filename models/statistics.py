@@ -193,6 +193,30 @@ class CoOccurrence:
         out: FloatArray = kernels.diagonal_sums(items, *self.arrays)
         return out
 
+    def renumber(self, items: IntVector) -> "CoOccurrence":
+        """Return the sums with ``items`` numbered 0, 1, ...; all others must have none (nobody has them).
+
+        Parameters
+        ----------
+        items : int64, ascending, unique.
+
+        Notes
+        -----
+        The sums themselves are not copied: ``self`` is used up. One pass over the column numbers.
+
+        Examples
+        --------
+        >>> pairs = CoOccurrence.of(sp.csr_matrix([[0.0, 1.0, 0.0, 2.0]]), 1.0).renumber(np.array([1, 3]))
+        >>> pairs.length, pairs.columns, pairs.coarse
+        (array([2, 2]), array([0, 1, 0, 1], dtype=int32), array([1, 2, 2, 4]))
+        """
+        place = np.full(self.start.size, -1, dtype=np.int32)
+        place[items] = np.arange(items.size)
+        start, length = self.start[items], self.length[items]
+        with kernels.threads_for(float(length.sum())):
+            kernels.renumber_columns(start, length, place, self.columns)
+        return CoOccurrence(start, length, self.columns, self.coarse, self.fine, self.unit)
+
     def subtract(self, before: Interactions, after: Interactions, items: IntVector) -> None:
         """Replace the contributions of the weighted rows ``before`` by those of ``after``, in place.
 

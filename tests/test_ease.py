@@ -274,6 +274,51 @@ def test_restricting_leaves_the_same_model(history):
             model.restrict(users[1:], items)
 
 
+@pytest.mark.parametrize("lonely", [[], [0], [3, 24]])
+def test_restricting_carries_the_sums_and_forgets_to_the_same_bits(lonely, monkeypatch):
+    """Restricted and then forgetting: the inverse and the Gram of forgetting without; nothing is derived."""
+    x = X.toarray()
+    x[:, lonely] = 0.0
+    x[0, lonely] = 1.0  # goes with user 0
+    model, twin = (EASE(2.0).fit(sp.csr_matrix(x)) for _ in range(2))
+    model.forget_users([0])
+    twin.forget_users([0])
+    users, items = np.flatnonzero(np.diff(model.user_items.indptr)), np.unique(model.user_items.indices)
+    assert items.size == 25 - len(lonely)
+    for derivation in ("gram", "ridge_inverse"):
+        monkeypatch.setattr(ease_module, derivation, None)
+    monkeypatch.setattr(Probes, "of", None)
+    small = model.restrict(users, items.astype(np.int64))
+    small.forget_users([4])
+    small.forget_interactions([7], small.user_items[7].indices[:1])
+    twin.forget_users(users[[4]])
+    twin.forget_interactions(users[[7]], twin.user_items[users[7]].indices[:1])
+    assert np.array_equal(small.inverse, twin.inverse[np.ix_(items, items)])
+    assert np.array_equal(small.gram, twin.gram[np.ix_(items, items)])
+    assert small.gram.dtype == np.int64
+    assert small.proof().certified
+
+
+def test_an_inverse_is_copied_only_while_two_models_hold_it():
+    """Restricted with all its items a model shares its memory; alone again, it is updated where it lies."""
+    model = EASE(2.0).fit(X)
+    everything = np.arange(60), np.arange(25)
+    small = model.restrict(*everything)
+    memory, weights = model.inverse, model.item_weights
+    assert small.inverse is memory
+    small.forget_users([1])
+    assert small.inverse is not memory
+    assert np.array_equal(model.item_weights, weights)
+    memory = small.inverse
+    del model
+    small = small.restrict(*everything)  # nobody else has it any more
+    small.forget_users([2])
+    assert small.inverse is memory
+    left = X.toarray()
+    left[[1, 2]] = 0.0
+    assert close(small, left)
+
+
 @pytest.mark.parametrize("shape", [(0, 0), (0, 3), (3, 0), (2, 2)])
 def test_nothing_at_all_is_a_model(shape):
     """No users, no items or no interactions: a model that recommends nothing."""

@@ -349,6 +349,49 @@ def test_restricting_equals_a_fit_without_empty_rows_and_columns(weighting):
     check()
 
 
+@pytest.mark.parametrize(("weighting", "lonely"), [*((w, []) for w in WEIGHTINGS), ("cosine", [0, 7, 39])])
+def test_restricting_hands_over_the_sums(weighting, lonely, monkeypatch):
+    """Restricted and then forgetting: the lists of forgetting without, to the bit; nothing is summed up."""
+    x = X.toarray()
+    x[:, lonely] = 0.0
+    x[0, lonely] = 1.0  # goes with user 0
+    model, twin = (ItemKNN(5, weighting).fit(sp.csr_matrix(x)) for _ in range(2))
+    model.forget_users([0])
+    twin.forget_users([0])
+    users = np.flatnonzero(np.diff(model.user_items.indptr))
+    items = np.unique(model.user_items.indices).astype(np.int64)
+    assert items.size == 40 - len(lonely)
+    with monkeypatch.context() as patch:
+        patch.setattr(ItemKNN, "_derive", None)
+        small = model.restrict(users, items)
+        for gone in ([4], [9, 10], [200]):
+            small.forget_users(gone)
+            twin.forget_users(users[gone])
+    assert same_bits(small.similarity, sp.csr_matrix(twin.similarity[items][:, items]))
+    model.forget_users(users[[1]])  # sums up again, and is right
+    assert same_bits(model.similarity, ItemKNN(5, weighting).fit(model.user_items).similarity)
+
+
+@given(histories(COUNTS))
+@settings(max_examples=40, deadline=None)
+def test_renumbered_sums_are_those_of_the_smaller_matrix(history):
+    """Without the items that nobody has, the sums are the fresh sums of what is left, pair by pair."""
+    x, batches = history
+    model = ItemKNN(3).fit(sp.csr_matrix(x))
+    for batch in batches:
+        batch.apply(model)
+    left = batches[-1].left
+    users, items = np.flatnonzero(left.any(axis=1)), np.flatnonzero(left.any(axis=0))
+    pairs = model.restrict(users, items)._pairs
+    expected = naive.co_occurrences(left[np.ix_(users, items)])
+    assert pairs is not None
+    assert model._pairs is None
+    for i in range(items.size):
+        row = slice(pairs.start[i], pairs.start[i] + pairs.length[i])
+        assert np.array_equal(pairs.columns[row], np.flatnonzero(expected[i]))
+        assert np.array_equal(pairs.coarse[row], expected[i, pairs.columns[row]].astype(int))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.bool_])
 def test_any_form_of_the_same_data_is_the_same_model(dtype):
     """Dtypes, int64 indices, duplicates, explicit zeros and read-only arrays make no difference."""

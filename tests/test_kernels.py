@@ -67,6 +67,25 @@ def test_mirror_lower(n):
     assert np.array_equal(matrix, np.tril(start) + np.tril(start, -1).T)
 
 
+@given(st.integers(1, 40), st.data())
+@settings(max_examples=50, deadline=None)
+def test_a_block_is_the_rows_and_columns_asked_for(n, data):
+    """Any rows and columns of whole numbers or fractions, to the bit."""
+    items = np.array(sorted(data.draw(st.sets(st.integers(0, n - 1)))), dtype=np.int64)
+    for matrix in (np.arange(n * n).reshape(n, n), np.random.default_rng(n).random((n, n))):
+        out = np.empty((items.size, items.size), dtype=matrix.dtype)
+        kernels.select_block(matrix, items, out)
+        assert out.tolist() == [[matrix[i, j] for j in items] for i in items]
+
+
+def test_renumbering_leaves_freed_room_alone():
+    """Columns in use are replaced by their new numbers, those behind them stay cleared."""
+    columns = np.array([1, 3, 0, 3, 0, 0], dtype=np.int32)
+    place = np.array([-1, 0, -1, 1], dtype=np.int32)
+    kernels.renumber_columns(np.array([0, 3]), np.array([2, 1]), place, columns)
+    assert columns.tolist() == [0, 1, 0, 1, 0, 0]
+
+
 @given(interactions(COUNTS), st.data())
 @settings(max_examples=50, deadline=None)
 def test_blocks_of_the_gram(x, data):
