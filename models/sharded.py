@@ -1,11 +1,11 @@
-"""The peer to beat: exact by retraining the shards that held the user (SISA, RecEraser)."""
+"""The peer to beat: exact, given who is in which shard, by retraining the user's shard (SISA, RecEraser)."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 from implicit.cpu.als import AlternatingLeastSquares
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
 from .als import exact_solver
@@ -19,13 +19,18 @@ class ShardedMF(Factorization):
 
     SISA (Bourtoule et al. 2021) for recommenders, as RecEraser (Chen et al. 2022) has it, with the plain mean
     as the aggregation: every shard fits implicit's ALS on its own users, every user is folded into every
-    shard's item factors, and the scores are averaged. Two models on the same data are equal to the bit, so
-    forgetting is exact; what it costs is a retrain of ``1 / shards`` of the data for one user and of nearly
-    all of it for a batch, and the quality that small shards lose.
+    shard's item factors, and the scores are averaged. What forgetting costs is a retrain of ``1 / shards`` of
+    the data for one user and of nearly all of it for a batch, and the quality that small shards lose.
+
+    Exact, given the shards: forgetting, and leaving out rows and columns that became empty, ends at the same
+    bits as a fresh fit of what is kept with everybody in the shard that they are in (``fit(...,
+    shard_of=model.shard_of)``). Which shard that is was decided at the first fit, by the row's number alone:
+    it knows nothing of anybody's interactions, but a number counts the rows before it, those since forgotten
+    included. A fit without ``shard_of`` deals the users out anew, and is another model altogether.
 
     Parameters
     ----------
-    shards : how many; a user's shard is a hash of their row number.
+    shards : how many; at a fit, a user's shard is a hash of their row number unless it is given.
     factors, regularization, alpha, iterations, random_state : of each shard's ALS, as implicit's.
     num_threads : of implicit's solver and top-k; 0: all cores.
 
@@ -33,6 +38,7 @@ class ShardedMF(Factorization):
     ----------
     user_factors : [n_users, shards * factors], divided by ``shards``, so that scores are means.
     item_factors : [n_items, shards * factors].
+    shard_of : int64 [n_users], each row's shard. A user stays in theirs.
     retrained : shards that the last fit or forgetting trained.
 
     Examples
@@ -72,30 +78,52 @@ class ShardedMF(Factorization):
         )
         self.retrained = 0
         self._has_forgotten = False
-        self._shard_of = np.zeros(0, np.int64)
+        self.shard_of: IntVector = np.zeros(0, np.int64)
+        self._given_shards: ArrayLike | None = None
+
+    def fit(self, user_items: Any, show_progress: bool = False, shard_of: ArrayLike | None = None) -> Self:
+        """Fit from scratch, as :meth:`.ForgettableModel.fit`.
+
+        Parameters
+        ----------
+        shard_of : int [n_users], each row's shard, 0 .. shards - 1; None: a hash of the row's number.
+
+        Raises
+        ------
+        ValueError
+            A value is negative, NaN or infinite, or ``shard_of`` has another length or an unknown shard.
+        """
+        self._given_shards = shard_of
+        try:
+            return super().fit(user_items, show_progress)
+        finally:
+            self._given_shards = None
 
     def _fit(self, user_items: Interactions, show_progress: bool) -> None:
-        shard_of = shard_of_rows(user_items.shape[0], self.shards)
+        n_users, given = user_items.shape[0], self._given_shards
+        shard_of = (
+            shard_of_rows(n_users, self.shards) if given is None else _checked(given, n_users, self.shards)
+        )
         items = np.zeros((user_items.shape[1], self.shards * self.factors), np.float32)
         users = np.zeros((user_items.shape[0], self.shards * self.factors), np.float32)
         for shard in range(self.shards):
             self._train(user_items, shard_of, shard, items)
             users[:, self._columns(shard)] = self._folded(user_items, items, shard)
-        self._shard_of, self.retrained, self._has_forgotten = shard_of, self.shards, False
+        self.shard_of, self.retrained, self._has_forgotten = shard_of, self.shards, False
         self._publish(users, items)
 
     def _forget(self, change: Change) -> None:
-        touched = np.unique(self._shard_of[change.users])
+        touched = np.unique(self.shard_of[change.users])
         items, users = self.item_factors.copy(), self.user_factors.copy()
         rows = change.user_items[change.users]
         for shard in range(self.shards):
             if shard in touched:
-                self._train(change.user_items, self._shard_of, shard, items)
+                self._train(change.user_items, self.shard_of, shard, items)
                 users[:, self._columns(shard)] = self._folded(change.user_items, items, shard)
             else:
                 users[change.users, self._columns(shard)] = self._folded(rows, items, shard)
-        self.retrained, self._has_forgotten = touched.size, True
         self._publish(users, items)
+        self.retrained, self._has_forgotten = touched.size, True
 
     def _columns(self, shard: int) -> slice:
         return slice(shard * self.factors, (shard + 1) * self.factors)
@@ -103,12 +131,18 @@ class ShardedMF(Factorization):
     def _train(
         self, user_items: Interactions, shard_of: NDArray[np.int64], shard: int, items: FloatArray
     ) -> None:
-        """Fit the shard's ALS on its own rows, from its own seed, and write its item factors."""
-        rows = user_items[np.flatnonzero(shard_of == shard)].astype(np.float32)
-        rows.sort_indices()
+        """Fit the shard's ALS on its own rows, from its own seed, and write its item factors.
+
+        Without rows and items that are empty: they would draw from the seed, and be a trace of who was there.
+        """
+        sizes = np.diff(user_items.indptr)
+        rows = user_items[np.flatnonzero((shard_of == shard) & (sizes > 0))].astype(np.float32)
+        items[:, self._columns(shard)] = 0.0
         if not rows.nnz:
-            items[:, self._columns(shard)] = 0.0
             return
+        own = np.unique(rows.indices)
+        rows = rows[:, own]
+        rows.sort_indices()
         with threadpool_limits(1, user_api="blas"):
             model = AlternatingLeastSquares(
                 factors=self.factors,
@@ -119,13 +153,20 @@ class ShardedMF(Factorization):
                 num_threads=self.num_threads,
             )
             model.fit(rows, show_progress=False)
-        items[:, self._columns(shard)] = model.item_factors
+        items[own, self._columns(shard)] = model.item_factors
 
     def _folded(self, rows: Interactions, items: FloatArray, shard: int) -> FloatArray:
-        """Solve for the rows' factors in one shard; [b, factors], divided by the number of shards."""
-        block = np.ascontiguousarray(items[:, self._columns(shard)])
+        """Solve for the rows' factors in one shard; [b, factors], divided by the number of shards.
+
+        Items that the shard does not know are left out: they add zeros, but move where sums are split.
+        """
+        block = items[:, self._columns(shard)]
+        known = np.flatnonzero(block.any(axis=1))
+        block = np.ascontiguousarray(block[known])
         folded = np.zeros((rows.shape[0], self.factors), np.float32)
-        weighted = (rows * self.alpha).astype(np.float32).tocsr()
+        if not known.size:
+            return folded
+        weighted = (rows[:, known] * self.alpha).astype(np.float32).tocsr()
         with threadpool_limits(1, user_api="blas"):
             exact_solver()(weighted, folded, block, self.regularization, num_threads=self.num_threads)
         return cast(FloatArray, folded / np.float32(self.shards))
@@ -138,7 +179,7 @@ class ShardedMF(Factorization):
         )
 
     def proof(self) -> Proof:
-        """Say that what was removed was never seen by the shards as they are."""
+        """Say that what was removed was never seen by the shards as they are; exact, given ``shard_of``."""
         return Proof(
             exact=True, bound=0.0, erased_at_least=1.0 if self._has_forgotten else None, certified=True
         )
@@ -155,7 +196,7 @@ class ShardedMF(Factorization):
         return {
             "user_factors": self.user_factors,
             "item_factors": self.item_factors,
-            "shard_of": self._shard_of,
+            "shard_of": self.shard_of,
         }
 
     def proof_record(self) -> Mapping[str, Scalar]:
@@ -170,26 +211,45 @@ class ShardedMF(Factorization):
         record: Mapping[str, Any],
         user_items: Interactions,
     ) -> Self:
-        """Rebuild the model from what it published."""
+        """Rebuild the model from what it published; its users are in the shards that they were in."""
         model = cls(**settings)
         model._publish(cast(FloatArray, arrays["user_factors"]), cast(FloatArray, arrays["item_factors"]))
-        model._shard_of = cast(NDArray[np.int64], arrays["shard_of"])
+        model.shard_of = cast(NDArray[np.int64], arrays["shard_of"])
         model._has_forgotten, model.retrained = bool(record["has_forgotten"]), int(record["retrained"])
         model._user_items = user_items
         model._forgotten = np.zeros(user_items.shape[0], dtype=np.bool_)
         return model
 
     def restrict(self, users: IntVector, items: IntVector) -> Self:
-        """Return the same model without its empty rows and columns; rows stay in the shards they are in."""
+        """Return the same model without its empty rows and columns; users stay in the shards they are in.
+
+        Raises
+        ------
+        ValueError
+            A row or column that is not kept has interactions.
+        """
         kept = restricted(self.user_items, users, items)
         arrays: Arrays = {
             "user_factors": np.ascontiguousarray(self.user_factors[users]),
             "item_factors": np.ascontiguousarray(self.item_factors[items]),
-            "shard_of": self._shard_of[users],
+            "shard_of": self.shard_of[users],
         }
         model = type(self).restore(self.settings(), arrays, self.proof_record(), kept)
         model._forgotten = self._forgotten[users].copy()
         return model
+
+
+def _checked(shard_of: ArrayLike, n_users: int, shards: int) -> IntVector:
+    """Return given shards as int64 [n_users], a copy, or say what is wrong with them."""
+    given = np.array(shard_of)
+    if given.shape != (n_users,) or (given.size and given.dtype.kind not in "iu"):
+        raise ValueError(
+            f"shard_of is {given.dtype} {given.shape}; pass one whole number for each of {n_users} rows"
+        )
+    wrong = (given < 0) | (given >= shards)
+    if wrong.any():
+        raise ValueError(f"shard_of names shard {given[wrong][0]}; the model has shards 0..{shards - 1}")
+    return given.astype(np.int64)
 
 
 def shard_of_rows(n_users: int, shards: int) -> NDArray[np.int64]:

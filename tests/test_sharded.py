@@ -84,9 +84,66 @@ def test_saving_and_restricting_keep_shards(tmp_path):
     users, items = np.flatnonzero(x.any(axis=1)), np.flatnonzero(x.any(axis=0))
     small = again.restrict(users, items)
     np.testing.assert_array_equal(small.user_factors, model.user_factors[users])
-    np.testing.assert_array_equal(small._shard_of, model._shard_of[users])
+    np.testing.assert_array_equal(small.shard_of, model.shard_of[users])
     small.forget_users([0])
     assert small.retrained == 1
+
+
+@FEW
+@given(st.integers(0, 1000), st.lists(st.integers(0, 39), unique=True, min_size=1, max_size=6))
+def test_forgetting_and_restricting_equals_a_fresh_fit_with_everybody_in_their_shard(seed, users):
+    """Two cycles of forgetting and leaving out what is empty: the fresh fit's factors, bit for bit."""
+    x = counts(seed)
+    x[:, 13] = 0.0
+    x[users[0], 13] = 2.0  # an item that goes with its only user
+    model = ShardedMF(shards=4, factors=3).fit(sp.csr_matrix(x))
+    rows = np.arange(40)
+    for gone in (users[:2], users[2:]):
+        model.forget_users(np.flatnonzero(np.isin(rows, gone)))
+        x[gone] = 0.0
+        full, items = np.flatnonzero(np.diff(model.user_items.indptr)), np.unique(model.user_items.indices)
+        model, rows = model.restrict(full, items.astype(np.int64)), rows[full]
+        left = x[rows][:, x.any(axis=0)]
+        np.testing.assert_array_equal(model.user_items.toarray(), left)
+        np.testing.assert_array_equal(model.shard_of, shard_of_rows(40, 4)[rows])
+        stored = ShardedMF.restore(
+            model.settings(), model.published(), model.proof_record(), model.user_items
+        )
+        fresh = ShardedMF(shards=4, factors=3).fit(sp.csr_matrix(left), shard_of=stored.shard_of)
+        np.testing.assert_array_equal(model.item_factors, fresh.item_factors)
+        np.testing.assert_array_equal(model.user_factors, fresh.user_factors)
+
+
+def test_users_dealt_out_anew_are_another_model():
+    """The claim needs the shards: with others, a fresh fit of the same rows is far away."""
+    x = counts(5)
+    model = ShardedMF(shards=4, factors=3).fit(sp.csr_matrix(x))
+    other = ShardedMF(shards=4, factors=3).fit(
+        sp.csr_matrix(x), shard_of=(model.shard_of + np.arange(40)) % 4
+    )
+    scores, others = (m.user_factors @ m.item_factors.T for m in (model, other))
+    assert np.linalg.norm(scores - others) > 0.01 * np.linalg.norm(scores)
+    again = other.fit(sp.csr_matrix(x))  # given shards are for one fit
+    np.testing.assert_array_equal(again.shard_of, model.shard_of)
+    np.testing.assert_array_equal(again.item_factors, model.item_factors)
+
+
+@pytest.mark.parametrize(
+    ("shard_of", "message"),
+    [
+        ([0] * 39, r"each of 40 rows"),
+        ([0.5] * 40, "float64"),
+        ([0] * 39 + [4], "shard 4"),
+        ([-1] * 40, "shard -1"),
+    ],
+)
+def test_wrong_shards_are_named(shard_of, message):
+    """Shards of another length, that are no numbers, or that there are not: refused, nothing changed."""
+    model = ShardedMF(shards=4, factors=2).fit(sp.csr_matrix(counts(6)))
+    before = model.item_factors
+    with pytest.raises(ValueError, match=message):
+        model.fit(sp.csr_matrix(counts(7)), shard_of=shard_of)
+    assert model.item_factors is before
 
 
 @pytest.mark.parametrize("wrong", [{"shards": 0}, {"factors": 0}, {"alpha": 0.0}, {"regularization": -1.0}])
