@@ -118,13 +118,13 @@ class CanonicalMF(Factorization):
         width = min(FIRST_WIDTH, *loss.shape)
         start = padding(np.zeros((loss.shape[1], 0)), width)
         point = starting_point(loss, np.zeros((loss.shape[0], 0)), start, np.float32)
-        self._take(self._descend(loss, point, Goal(self.tolerance), 0.0, show_progress))
+        self._take(self._descend(loss, point, Goal(self.tolerance), 0.0, show_progress), user_items)
 
     def _forget(self, change: Change) -> None:
         loss = self._loss(change.user_items)
         rows = np.flatnonzero(np.diff(change.user_items.indptr)).astype(np.int64)
         goal = Goal(self.tolerance, self.erasure, (self.user_factors[rows], self.item_factors), rows)
-        self._take(self._descend(loss, self._warm(loss, rows), goal, self._highest, False))
+        self._take(self._descend(loss, self._warm(loss, rows), goal, self._highest, False), change.user_items)
 
     def _loss(self, user_items: Interactions) -> WeightedLoss:
         return WeightedLoss.from_interactions(user_items, self.alpha, self.max_confidence)
@@ -153,13 +153,13 @@ class CanonicalMF(Factorization):
         ):
             return descend(loss, point, goal, settings, highest, report)
 
-    def _take(self, arrival: Arrival) -> None:
+    def _take(self, arrival: Arrival, user_items: Interactions) -> None:
         """Publish where a descent ended."""
         distance = arrival.distance
         relative = (
             distance.bound / distance.norm if distance.norm > 0 else (0.0 if distance.bound == 0 else np.inf)
         )
-        self.certificate = Certificate(
+        certificate = Certificate(
             certified=not arrival.reason,
             bound=float(relative),
             erased_at_least=arrival.erased,
@@ -167,8 +167,9 @@ class CanonicalMF(Factorization):
             iterations=arrival.steps,
             reason=arrival.reason,
         )
+        self._publish(*_without_empty(arrival.user_factors, arrival.item_factors, user_items))
         self._subspace, self._highest = arrival.subspace, arrival.highest
-        self._publish(arrival.user_factors, arrival.item_factors)
+        self.certificate = certificate
 
     def proof(self) -> Proof:
         """Say what the certificate shows."""
@@ -239,6 +240,21 @@ class CanonicalMF(Factorization):
         model._highest = self._highest
         model._forgotten = self._forgotten[users].copy()
         return model
+
+
+def _without_empty(
+    user_factors: FloatArray, item_factors: FloatArray, user_items: Interactions
+) -> tuple[FloatArray, FloatArray]:
+    """Give users and items without interactions factors of zero.
+
+    The optimum has no scores for them, so that this only brings the factors nearer to it.
+    """
+    counts = np.diff(user_items.indptr), np.bincount(user_items.indices, minlength=user_items.shape[1])
+    users, items = (
+        np.where(count[:, None] > 0, factors, np.zeros((), factors.dtype))
+        for count, factors in zip(counts, (user_factors, item_factors), strict=True)
+    )
+    return users, items
 
 
 @contextmanager

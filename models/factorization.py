@@ -22,20 +22,38 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
     Attributes
     ----------
     user_factors : [n_users, k]; item_factors : [n_items, k], one dtype, C-contiguous. Replaced, never
-        written to: a reader that holds them keeps what it had.
+        written to: a reader that holds them keeps what it had. Recommending while another thread forgets
+        is safe: the answer is of before or of after, whole.
     num_threads : of implicit's top-k for batches; 0: all cores.
     """
 
-    user_factors: FloatArray
-    item_factors: FloatArray
+    _factors: tuple[Any, Any] = (None, None)
 
     def __init__(self, num_threads: int = 0) -> None:
         MatrixFactorizationBase.__init__(self, num_threads=num_threads)
 
+    @property
+    def user_factors(self) -> FloatArray:
+        """The users' factors: [n_users, k]."""
+        return cast(FloatArray, self._factors[0])
+
+    @user_factors.setter
+    def user_factors(self, factors: FloatArray) -> None:
+        self._factors = (factors, self._factors[1])
+
+    @property
+    def item_factors(self) -> FloatArray:
+        """The items' factors: [n_items, k]."""
+        return cast(FloatArray, self._factors[1])
+
+    @item_factors.setter
+    def item_factors(self, factors: FloatArray) -> None:
+        self._factors = (self._factors[0], factors)
+
     def _publish(self, user_factors: FloatArray, item_factors: FloatArray) -> None:
-        """Replace the factors, and drop what implicit caches of the old ones."""
-        self.user_factors, self.item_factors = user_factors, item_factors
+        """Replace the factors, both at once, and drop what implicit caches of the old ones."""
         self._user_norms = self._item_norms = None
+        self._factors = (user_factors, item_factors)
 
     def recommend(
         self,
@@ -77,15 +95,13 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
             raise ValueError(f"N is {N}; ask for at least one item")
         users = np.atleast_1d(np.asarray(userid))
         rows = self._rows(users, user_items)
-        if recalculate_user:
-            queries = np.atleast_2d(self.recalculate_user(users, rows))
-        else:
-            queries = self.user_factors[self._known(users, self.user_factors.shape[0], "user")]
-        candidates = self._candidates(items, filter_items)
+        queries, factors = self._queries(users, rows if recalculate_user else None)
+        candidates = self._candidates(factors, items, filter_items)
         if not (candidates.size and queries.size):
             ids, scores = np.full((users.size, N), -1, np.int32), np.full((users.size, N), -np.inf)
         else:
-            ids, scores = self._top(queries, candidates, rows if filter_already_liked_items else None, N)
+            liked = rows if filter_already_liked_items else None
+            ids, scores = self._top(queries, factors, candidates, liked, N)
         return _real(ids[0], scores[0]) if np.ndim(userid) == 0 else (ids, scores)
 
     def similar_items(
@@ -176,12 +192,25 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
             raise IndexError(f"{what} {ids[bad][0]} is not in the model (it has {what}s 0..{size - 1})")
         return ids
 
-    def _candidates(self, items: ArrayLike | None, filter_items: ArrayLike | None) -> NDArray[np.int64]:
+    def _queries(self, users: NDArray[Any], rows: Interactions | None) -> tuple[FloatArray, FloatArray]:
+        """Return the factors of users, folded in if ``rows`` are given, and the item factors beside them."""
+        while True:
+            factors = self._factors
+            if rows is not None:
+                queries = np.atleast_2d(self.recalculate_user(users, rows))
+            else:
+                queries = factors[0][self._known(users, factors[0].shape[0], "user")]
+            if factors is self._factors:  # else another thread has published in between
+                return queries, factors[1]
+
+    def _candidates(
+        self, item_factors: FloatArray, items: ArrayLike | None, filter_items: ArrayLike | None
+    ) -> NDArray[np.int64]:
         """Return the items that can be recommended: not empty, asked for, not filtered; ascending."""
-        n_items = self.item_factors.shape[0]
+        n_items = item_factors.shape[0]
         if items is not None and filter_items is not None:
             raise ValueError("items and filter_items are both given; give one of them")
-        usable = np.any(self.item_factors != 0, axis=1)
+        usable = np.any(item_factors != 0, axis=1)
         if items is not None:
             asked = np.zeros(n_items, np.bool_)
             asked[self._known(np.asarray(items, np.int64).reshape(-1), n_items, "item")] = True
@@ -191,11 +220,16 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
         return np.flatnonzero(usable)
 
     def _top(
-        self, queries: FloatArray, candidates: NDArray[np.int64], liked: Interactions | None, n: int
+        self,
+        queries: FloatArray,
+        item_factors: FloatArray,
+        candidates: NDArray[np.int64],
+        liked: Interactions | None,
+        n: int,
     ) -> Ranked:
         """Rank candidates for each query [b, k] by implicit's top-k; [b, n], padded."""
-        whole = candidates.size == self.item_factors.shape[0]
-        factors = self.item_factors if whole else self.item_factors[candidates]
+        whole = candidates.size == item_factors.shape[0]
+        factors = item_factors if whole else item_factors[candidates]
         if liked is not None:
             liked = _implicit_csr(liked if whole else liked[:, candidates])
         found, found_scores = topk(

@@ -285,7 +285,7 @@ def test_the_last_account_leaves_nothing(items):
 
 @pytest.mark.parametrize("items", [NARROW, WIDE])
 def test_the_same_data_gives_the_same_bits(items):
-    """Fits and removals repeat to the bit; singular values descend, largest entries of columns are positive."""
+    """Fits and removals repeat to the bit; singular values descend; a column's largest entry is positive."""
     x = sp.csr_matrix(random_counts(15, items=items))
     one, two = (SpectralMF(4).fit(x) for _ in range(2))
     np.testing.assert_array_equal(one.user_factors, two.user_factors)
