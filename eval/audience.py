@@ -102,16 +102,22 @@ def watching(
 ) -> Iterator[Watch]:
     """Ask for stayers and leavers in turn, from a thread of its own, until the block is left.
 
+    There is a round before the block begins and one after it is left, however fast what happens in it is.
+
     Parameters
     ----------
     stayers : must always be served. leavers : noted when they are first not.
     """
-    watch, done = Watch(), threading.Event()
+    watch, seated, done = Watch(), threading.Event(), threading.Event()
     thread = threading.Thread(
-        target=_watch, args=(port, stayers, leavers, models, watch, done), name="audience", daemon=True
+        target=_watch,
+        args=(port, stayers, leavers, models, watch, seated, done),
+        name="audience",
+        daemon=True,
     )
     thread.start()
     try:
+        seated.wait()
         yield watch
     finally:
         done.set()
@@ -124,10 +130,12 @@ def _watch(
     leavers: Sequence[ExternalId],
     models: Sequence[str],
     watch: Watch,
+    seated: threading.Event,
     done: threading.Event,
 ) -> None:
-    api, turn = Api(port), 0
-    while not done.wait(_PAUSE_SECONDS):
+    api, turn, is_last = Api(port), 0, False
+    while not is_last:
+        is_last = done.wait(_PAUSE_SECONDS)
         model, stayer = models[turn % len(models)], stayers[turn % len(stayers)]
         turn += 1
         started = time.perf_counter()
@@ -139,4 +147,6 @@ def _watch(
         except (OSError, http.client.HTTPException) as error:
             watch.stumbles.append(type(error).__name__)
             api.close()
+        finally:
+            seated.set()
     api.close()
