@@ -2,7 +2,8 @@
 
 One pass over a CSR matrix times a narrow dense block is bound by how fast rows of the block are fetched,
 not by arithmetic; four rows are added at a time so that the running sum is read and written a quarter as
-often.
+often. Where the users are so many that the block between two passes falls out of the caches, both passes are
+one (:func:`binary_products`): a user's sum is spread over the items again while it is at hand.
 """
 
 from typing import Any
@@ -116,3 +117,92 @@ def weighted_row_sums(
             scale = row_scale[row]
             for k in range(width):
                 total[k] *= scale
+
+
+@parallel_kernel
+def binary_products(
+    indptr: NDArray[Any],
+    indices: NDArray[Any],
+    dense: NDArray[Any],
+    row_scale: NDArray[Any],
+    blocks: NDArray[np.int64],
+    parts: NDArray[Any],
+) -> None:
+    """Add ``X' diag(row_scale) X dense`` up in ``parts``, one for each block of rows; all values are one.
+
+    Parameters
+    ----------
+    indptr, indices : CSR pattern X, [n_rows, n_columns].
+    dense : float [n_columns, k], C-contiguous; narrow enough to stay in the caches.
+    row_scale : float [n_rows].
+    blocks : int64 [p + 1], from :func:`row_blocks`; a block is one thread's work.
+    parts : float [p, n_columns, k], overwritten; the product is their sum.
+
+    Notes
+    -----
+    Time O(nnz k); one row of k values for each thread beside ``parts``.
+    """
+    width = dense.shape[1]
+    for block in numba.prange(blocks.size - 1):
+        part = parts[block]
+        part[:] = 0
+        total = np.empty(width, dense.dtype)
+        for row in range(blocks[block], blocks[block + 1]):
+            for k in range(width):
+                total[k] = 0
+            start, stop = indptr[row], indptr[row + 1]
+            at = start
+            while at + 4 <= stop:
+                a = dense[indices[at]]
+                b = dense[indices[at + 1]]
+                c = dense[indices[at + 2]]
+                d = dense[indices[at + 3]]
+                for k in range(width):
+                    total[k] += (a[k] + b[k]) + (c[k] + d[k])
+                at += 4
+            while at < stop:
+                a = dense[indices[at]]
+                for k in range(width):
+                    total[k] += a[k]
+                at += 1
+            scale = row_scale[row]
+            for k in range(width):
+                total[k] *= scale
+            for at in range(start, stop):
+                target = part[indices[at]]
+                for k in range(width):
+                    target[k] += total[k]
+
+
+@parallel_kernel
+def weighted_products(
+    indptr: NDArray[Any],
+    indices: NDArray[Any],
+    data: NDArray[Any],
+    dense: NDArray[Any],
+    row_scale: NDArray[Any],
+    blocks: NDArray[np.int64],
+    parts: NDArray[Any],
+) -> None:
+    """Add ``X' diag(row_scale) X dense`` up in ``parts``, as :func:`binary_products`, with ``data`` [nnz]."""
+    width = dense.shape[1]
+    for block in numba.prange(blocks.size - 1):
+        part = parts[block]
+        part[:] = 0
+        total = np.empty(width, dense.dtype)
+        for row in range(blocks[block], blocks[block + 1]):
+            for k in range(width):
+                total[k] = 0
+            for at in range(indptr[row], indptr[row + 1]):
+                a = dense[indices[at]]
+                p = data[at]
+                for k in range(width):
+                    total[k] += p * a[k]
+            scale = row_scale[row]
+            for k in range(width):
+                total[k] *= scale
+            for at in range(indptr[row], indptr[row + 1]):
+                target = part[indices[at]]
+                p = data[at]
+                for k in range(width):
+                    target[k] += p * total[k]

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+ROWS_AT_ONCE = 4096
 GRAM_DIGITS = 1e-5
 """Below this share of the norms, squares of differences lose digits: the QR form takes over."""
 
@@ -33,14 +34,28 @@ def score_distance(
     >>> score_distance(one, one, 0.5 * one, one)
     1.0
     """
-    left = np.concatenate([users_a, users_b], axis=1, dtype=np.float64)
-    right = np.concatenate([items_a, -items_b], axis=1, dtype=np.float64)
-    grams = left.T @ left, right.T @ right
+    grams = _gram(users_a, users_b), _gram(items_a, items_b, -1.0)
     squared = float(np.sum(grams[0] * grams[1]))
     size = float(np.sqrt(np.sum(grams[0] ** 2) * np.sum(grams[1] ** 2)))
     if squared > GRAM_DIGITS**2 * size:
         return float(np.sqrt(squared))
+    left = np.concatenate([users_a, users_b], axis=1, dtype=np.float64)
+    right = np.concatenate([items_a, -items_b], axis=1, dtype=np.float64)
     return float(np.linalg.norm(_triangle(left) @ _triangle(right).T))
+
+
+def _gram(a: NDArray[Any], b: NDArray[Any], sign: float = 1.0) -> NDArray[np.float64]:
+    """Return ``[a sign*b]'[a sign*b]`` in float64, some rows at a time."""
+    width = a.shape[1] + b.shape[1]
+    total = np.zeros((width, width))
+    rows = np.empty((min(ROWS_AT_ONCE, a.shape[0]), width))
+    for start in range(0, a.shape[0], ROWS_AT_ONCE):
+        part = rows[: min(ROWS_AT_ONCE, a.shape[0] - start)]
+        part[:, : a.shape[1]] = a[start : start + ROWS_AT_ONCE]
+        part[:, a.shape[1] :] = b[start : start + ROWS_AT_ONCE]
+        part[:, a.shape[1] :] *= sign
+        total += part.T @ part
+    return total
 
 
 def _triangle(columns: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -35,6 +35,8 @@ from .subspace import RitzPairs, rayleigh_ritz, shrinkage
 Values = Literal["counts", "binary", "log"]
 OVERSAMPLING = 0.5
 """Directions in the work subspace beyond the factors, as a share of them."""
+COLUMNS_AT_ONCE = 32
+"""Of the user factors, formed in float64 before they are rounded."""
 SMALLEST_THRESHOLD = 1e-2
 """Of the largest singular value: lambda is never chosen below it."""
 
@@ -304,12 +306,14 @@ class SpectralMF(Factorization):
         """Form ``P = X~ V f^1/2`` and ``Q = D_i^b V f^1/2`` in the published dtype; empty rows are zero."""
         roots = np.sqrt(shrinkage(solution.pairs.values, solution.threshold))
         rank = max(int((roots > 0).sum()), 1)
-        users = (solution.rows @ (solution.pairs.rotation[:, :rank] * roots[:rank])) / gram.user_scale[
-            :, None
-        ]
-        items = solution.pairs.vectors[:, :rank] * roots[:rank] / gram.item_scale[:, None]
+        directions = solution.pairs.vectors[:, :rank] * roots[:rank]
+        users = np.empty((gram.shape[0], rank), self.dtype)
+        for at in range(0, rank, COLUMNS_AT_ONCE):
+            strip = slice(at, at + COLUMNS_AT_ONCE)
+            users[:, strip] = gram.rows_times(directions[:, strip])
+        items = directions / gram.item_scale[:, None]
         items[np.bincount(user_items.indices, minlength=gram.shape[1]) == 0] = 0.0
-        return users.astype(self.dtype), items.astype(self.dtype)
+        return users, items.astype(self.dtype)
 
     def _certify(
         self,

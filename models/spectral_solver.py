@@ -40,7 +40,6 @@ class Solution:
     Attributes
     ----------
     pairs : of ``G~``, float64.
-    rows : float64 [n_users, k], ``D_u^-a X~ Z`` for the basis Z that the pairs were rotated from.
     threshold : lambda.
     distance : proven upper bound on ``|S~ - S~*|_F``; inf where nothing can be shown.
     outside : proven upper bound on the spectrum outside the vectors.
@@ -48,7 +47,6 @@ class Solution:
     """
 
     pairs: RitzPairs
-    rows: FloatMatrix
     threshold: float
     distance: float
     outside: float
@@ -98,9 +96,8 @@ def widened(gram: GramOperator, pairs: RitzPairs, width: int) -> RitzPairs:
 
 def nothing(gram: GramOperator, threshold: float) -> Solution:
     """Solve for no interactions at all: everything is zero, exactly."""
-    users, items = gram.shape
-    pairs = RitzPairs(np.zeros(1), np.zeros((items, 1)), np.zeros((items, 1)), np.eye(1))
-    return Solution(pairs, np.zeros((users, 1)), threshold, 0.0, 0.0, 0)
+    nowhere = np.zeros((gram.shape[1], 1))
+    return Solution(RitzPairs(np.zeros(1), nowhere, nowhere, np.eye(1)), threshold, 0.0, 0.0, 0)
 
 
 def settle(gram: GramOperator, start: RitzPairs, factors: int) -> tuple[RitzPairs, int]:
@@ -151,7 +148,7 @@ def converge(
     which the certificate rests on, is always in float64. O(nnz k) for each application. If the target is
     not reached in a bounded number of rounds, what was reached is returned: its ``distance`` is true.
     """
-    pairs, rows = start, np.zeros((gram.shape[0], 0))
+    pairs = start
     outside = distance = float("inf")
     applications = vain = 0
     whole = pairs.values.size >= gram.shape[1]
@@ -161,8 +158,7 @@ def converge(
         coarse = goal > FLOAT32_FLOOR * max(norm_of(pairs, threshold), threshold)
         lowest = NEXT_TO_NOTHING * threshold**2
         basis = _filter(gram, pairs, lowest, degree, np.float32 if coarse else np.float64)
-        images, rows = gram.apply_with_rows(basis)
-        pairs = rayleigh_ritz(basis, images)
+        pairs = rayleigh_ritz(basis, gram.apply(basis))
         applications += max(degree, 1)
         goal, estimate = target(pairs, threshold), first_order(pairs, threshold)
         if report is not None:
@@ -174,7 +170,7 @@ def converge(
             distance = shown
             if distance <= goal or vain == MOST_VAIN_ROUNDS:
                 break
-    return Solution(pairs, rows, threshold, distance, outside, applications)
+    return Solution(pairs, threshold, distance, outside, applications)
 
 
 def _filter(

@@ -16,7 +16,7 @@ from .gram_operator import GramOperator, degrees
 from .subspace import FloatMatrix, RitzPairs, orthonormalise, rayleigh_ritz, shrinkage
 
 MOST_NEW_DIRECTIONS = 16
-PROBES = 8
+PROBES = 32
 
 
 @dataclass(frozen=True)

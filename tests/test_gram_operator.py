@@ -8,7 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recunlearn.models import gram_operator
 from recunlearn.models.base import canonical_interactions
-from recunlearn.models.gram_kernels import binary_row_sums, row_blocks, weighted_row_sums
+from recunlearn.models.gram_kernels import (
+    binary_products,
+    binary_row_sums,
+    row_blocks,
+    weighted_products,
+    weighted_row_sums,
+)
 from recunlearn.models.gram_operator import GramOperator, degrees, dense_is_cheaper
 
 from . import oracle_spectral as oracle
@@ -64,6 +70,27 @@ def test_row_sums_equal_their_slow_twin(seed, rows, blocks, dtype, index):
     np.testing.assert_allclose(out, expected, rtol=accuracy, atol=accuracy)
 
 
+@FEW
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.sampled_from([np.float32, np.float64]))
+def test_products_in_one_pass_equal_the_definition(seed, parts, dtype):
+    """Both kernels: the parts add up to ``X' diag(scale) X dense`` by dense matrices."""
+    rng = np.random.default_rng(seed)
+    x = sp.csr_matrix(counts(seed, 11, 8))
+    dense, scale = rng.standard_normal((8, 5)).astype(dtype), rng.random(11).astype(dtype)
+    out = np.full((parts, 8, 5), np.nan, dtype)
+    accuracy = 1e-4 if dtype == np.float32 else 1e-12
+    weighted_products(
+        x.indptr, x.indices, x.data.astype(dtype), dense, scale, row_blocks(x.indptr, parts), out
+    )
+    full = x.toarray()
+    expected = full.T @ (scale[:, None] * (full @ dense))
+    np.testing.assert_allclose(out.sum(axis=0), expected, rtol=accuracy, atol=100 * accuracy)
+    binary_products(x.indptr, x.indices, dense, scale, row_blocks(x.indptr, parts), out)
+    ones = (full > 0).astype(float)
+    expected = ones.T @ (scale[:, None] * (ones @ dense))
+    np.testing.assert_allclose(out.sum(axis=0), expected, rtol=accuracy, atol=accuracy)
+
+
 @given(st.lists(st.integers(0, 30), max_size=20), st.integers(1, 9))
 def test_blocks_cover_every_row_once_and_share_the_work(lengths, blocks):
     """Ascending edges from the first row to the last; none holds more than its share and one row."""
@@ -83,24 +110,25 @@ def test_blocks_cover_every_row_once_and_share_the_work(lengths, blocks):
     st.sampled_from([0.0, 0.25, 0.5, 1.0]),
     st.sampled_from([0.0, 0.25, 0.5]),
     st.sampled_from([1, 5]),
-    st.booleans(),
+    st.sampled_from(["_Formed", "_OnePass", "_TwoPasses"]),
 )
-def test_the_operator_is_the_dense_normalised_gram(seed, user_power, item_power, most, formed):
-    """Operator and formed Gram, binary and counts, any powers: ``X~'X~ V`` and ``X~ V`` of the definition."""
+def test_the_operator_is_the_dense_normalised_gram(seed, user_power, item_power, most, form):
+    """All three forms, binary and counts, any powers: ``X~'X~ V`` and ``X~ V`` of the definition."""
     x = counts(seed, 12, 9, most=most)
     setting = oracle.Setting(1.0, user_power, item_power)
     dense = oracle.normalised(x, setting)
     block = np.random.default_rng(seed).standard_normal((9, 4))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gram_operator, "dense_is_cheaper", lambda n_items, entries: formed)
+        patch.setattr(gram_operator, "dense_is_cheaper", lambda n_items, entries: form == "_Formed")
+        patch.setattr(gram_operator, "CACHE_BYTES", 0 if form == "_OnePass" else 1 << 40)
+        patch.setattr(gram_operator, "STRIP_BYTES", 16)
         gram = GramOperator(canonical_interactions(sp.csr_matrix(x)), user_power, item_power)
-    assert (gram._gram is not None) == formed
+    assert type(gram._form).__name__ == form
     np.testing.assert_allclose(gram.apply(block), dense.T @ dense @ block, rtol=1e-11, atol=1e-11)
     np.testing.assert_allclose(gram.rows_times(block), dense @ block, rtol=1e-11, atol=1e-11)
-    images, rows = gram.apply_with_rows(block)
-    np.testing.assert_allclose(images, dense.T @ dense @ block, rtol=1e-11, atol=1e-11)
-    np.testing.assert_allclose(rows / gram.user_scale[:, None], dense @ block, rtol=1e-11, atol=1e-11)
-    narrow = gram.apply(block.astype(np.float32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gram_operator, "STRIP_BYTES", 16)
+        narrow = gram.apply(block.astype(np.float32))
     assert narrow.dtype == np.float32
     np.testing.assert_allclose(narrow, dense.T @ dense @ block, rtol=1e-4, atol=1e-4)
 
