@@ -13,7 +13,7 @@ class Stage(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self):  # noqa: N802  the name http.server calls
+    def do_GET(self):
         """Answer for a user."""
         gone = any(f"/users/{user}/" in self.path for user in self.server.gone)
         body = json.dumps({"version": self.server.version, "items": []}).encode()
