@@ -116,6 +116,7 @@ def forget_and_compare(model, x, gone):
     remaining = np.linalg.norm((both.published - both.optimum)[stay])
     if shown is not None and stay.size:
         assert 0 <= shown <= 1
+    if shown and stay.size:  # 0 claims nothing: rounding alone may be more than the influence was
         assert remaining <= (1 - shown) * influence + both.rounding, model.certificate
     assert not model.certificate.certified or shown is None or shown >= model.erasure
     return left
@@ -210,6 +211,21 @@ def test_one_removal_after_another_stays_certified(seed, data):
         remaining = (both.published - both.optimum)[stay]
         assert model.certificate.erased_at_least >= 0.999
         assert np.linalg.norm(remaining) <= 1.001e-3 * np.linalg.norm(moved) + both.rounding
+
+
+@pytest.mark.parametrize("tolerance", [1e-1, 1e-3])
+def test_the_share_erased_is_what_bound_and_movement_show(tolerance):
+    """With b the absolute bound and d the distance moved on the rows that stay: ``1 - b / (d - b)``."""
+    x = random_counts(20, 200, 110)
+    model = SpectralMF(8, tolerance=tolerance, erasure=0.5, dtype="float64").fit(sp.csr_matrix(x))
+    before = model.user_factors @ model.item_factors.T
+    model.forget_users(np.arange(40))
+    x[:40] = 0
+    found, c = oracle.published(model, x), model.certificate
+    distance = c.bound / (1 + c.bound) * np.linalg.norm(found)
+    moved = np.linalg.norm((before / oracle.item_degrees(x) ** 0.25 - found)[40:])
+    assert distance > 1e-9 * moved
+    assert c.erased_at_least == pytest.approx(1 - distance / (moved - distance), rel=1e-9)
 
 
 def test_the_bound_is_tight():
