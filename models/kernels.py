@@ -101,25 +101,23 @@ def add_symmetric_low_rank(matrix: Any, rows: Any, signs: Any, probe: Any, produ
 
     rows float64 [k, n], signs float64 [k], probe float64 [n]. ``M_ij`` and ``M_ji`` get the same bits.
     ``products`` float64 [stripes, n] is written: its rows sum to the probe's product with the symmetric
-    result. One pass over the matrix: each row is measured while it is in the cache.
+    result. One pass over the matrix: eight rows at a time, measured while they are in the cache.
     """
     n, stripes = matrix.shape[0], products.shape[0]
     for stripe in numba.prange(stripes):
         product = products[stripe]
         product[:] = 0.0
         first, last = stripe * n // stripes, (stripe + 1) * n // stripes
-        for i in range(first, last):
-            for r in range(rows.shape[0] - 1):
-                _add_multiple(matrix[i], rows[r], signs[r] * rows[r, i])
-        row, sign = rows[rows.shape[0] - 1], signs[rows.shape[0] - 1]
-        for i in range(first, last - 1, 2):
-            _add_and_measure(
-                matrix[i], matrix[i + 1], row, sign * row[i], sign * row[i + 1], probe[i : i + 2], product
-            )
-        if (last - first) % 2:
-            i = last - 1
-            _add_multiple(matrix[i], row, sign * row[i])
-            _add_multiple(product, matrix[i], probe[i])
+        for start in range(first, last, 8):
+            stop = min(start + 8, last)
+            for i in range(start, stop):
+                for r in range(rows.shape[0]):
+                    _add_multiple(matrix[i], rows[r], signs[r] * rows[r, i])
+            if stop == start + 8:
+                _add_eight_multiples(product, matrix[start:stop], probe[start:stop])
+            else:
+                for i in range(start, stop):
+                    _add_multiple(product, matrix[i], probe[i])
 
 
 @kernel
@@ -129,15 +127,16 @@ def _add_multiple(target: Any, row: Any, factor: float) -> None:
 
 
 @kernel
-def _add_and_measure(
-    one: Any, two: Any, row: Any, to_one: float, to_two: float, probe: Any, product: Any
-) -> None:
-    """Add multiples of ``row`` to two rows, and the two, weighted by ``probe``, to ``product``."""
-    for_one, for_two = probe[0], probe[1]
-    for j in range(row.size):
-        new_one, new_two = one[j] + to_one * row[j], two[j] + to_two * row[j]
-        one[j], two[j] = new_one, new_two
-        product[j] += for_one * new_one + for_two * new_two
+def _add_eight_multiples(target: Any, rows: Any, factors: Any) -> None:
+    """Add multiples of eight rows: one reading and writing of ``target`` for all of them."""
+    a, b, c, d, e, f, g, h = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6], rows[7]
+    for_a, for_b, for_c, for_d = factors[0], factors[1], factors[2], factors[3]
+    for_e, for_f, for_g, for_h = factors[4], factors[5], factors[6], factors[7]
+    for j in range(target.size):
+        target[j] += (
+            ((for_a * a[j] + for_b * b[j]) + (for_c * c[j] + for_d * d[j]))
+            + ((for_e * e[j] + for_f * f[j]) + (for_g * g[j] + for_h * h[j]))
+        )  # fmt: skip
 
 
 @parallel_kernel
