@@ -10,21 +10,18 @@ compares the bounds with the true distances. Prints a table and, with ``--json``
 
 import argparse
 import copy
-import json
-import time
+import resource
 from dataclasses import asdict
 from pathlib import Path
 
-import bench_item_models as turns
 import numpy as np
 import scipy.sparse as sp
-from bench_item_models import Figure, generated, read_lines, seconds
-from implicit.als import AlternatingLeastSquares
+import turns
 from recunlearn.models import CanonicalMF
 from recunlearn.models.score_distance import score_distance
 from rich.console import Console
 from rich.table import Table
-from threadpoolctl import threadpool_limits
+from turns import Figure, implicit_fit, seconds
 
 CASES = (
     ("forget 100 users to 0.99", 100, 0.99, 1e-3),
@@ -33,12 +30,6 @@ CASES = (
     ("forget 1 user to 0.99", 1, 0.99, 1e-3),
 )
 """Name, users, share of the influence to be shown gone, tolerance of the bound."""
-
-
-def implicit_fit(user_items: sp.csr_matrix, factors: int) -> None:
-    """Fit implicit's ALS with its defaults, BLAS on one thread as it asks for."""
-    with threadpool_limits(1, "blas"):
-        AlternatingLeastSquares(factors=factors).fit(user_items.astype(np.float32), show_progress=False)
 
 
 def bench(
@@ -84,8 +75,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, help="lines of: user item item ...")
-    parser.add_argument("--generate", type=int, nargs=3, metavar=("USERS", "ITEMS", "INTERACTIONS"))
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", type=Path, help="lines of: user item item ...")
+    source.add_argument("--generate", type=int, nargs=3, metavar=("USERS", "ITEMS", "INTERACTIONS"))
     parser.add_argument("--alpha", type=float, default=3.0)
     parser.add_argument("--regularization", type=float, default=75.0)
     parser.add_argument("--max-factors", type=int, default=256)
@@ -96,10 +88,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.cpu:
-        turns.clock = time.process_time
-    if bool(arguments.data) == bool(arguments.generate):
-        parser.error("pass --data or --generate")
-    x = read_lines(arguments.data) if arguments.data else generated(*arguments.generate)
+        turns.count_cpu_seconds()
+    x = turns.read_lines(arguments.data) if arguments.data else turns.generated(*arguments.generate)
 
     def unfitted() -> CanonicalMF:
         return CanonicalMF(arguments.regularization, arguments.alpha, max_factors=arguments.max_factors)
@@ -112,13 +102,19 @@ def main() -> None:
         fit.ours.append(seconds(lambda: unfitted().fit(x)))
         fit.theirs.append(seconds(lambda: implicit_fit(x, arguments.factors)))
     figures, proofs = bench(x, fitted, arguments.factors, arguments.repeats, arguments.truth)
-    report([fit, *figures], [{"name": fit.name, **asdict(fitted.certificate)}, *proofs])
-    if arguments.json:
-        measured = [{**asdict(figure), "ratio": figure.ratio()} for figure in (fit, *figures)]
-        arguments.json.write_text(json.dumps({"figures": measured, "proofs": proofs}, indent=1) + "\n")
+    figures, proofs = [fit, *figures], [{"name": fit.name, **asdict(fitted.certificate)}, *proofs]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    report(figures, proofs, peak)
+    turns.write(
+        arguments.json,
+        data={"users": x.shape[0], "items": x.shape[1], "interactions": x.nnz},
+        figures=[figure.record() for figure in figures],
+        proofs=proofs,
+        peak_memory_gib=peak,
+    )
 
 
-def report(figures: list[Figure], proofs: list[dict[str, object]]) -> None:
+def report(figures: list[Figure], proofs: list[dict[str, object]], peak: float) -> None:
     """Print times and what was shown."""
     table = Table("figure", "ours, s", "peer, s", "ratio", "bound", "erased", "steps", "bound/true", "truth")
     for figure, proof in zip(figures, proofs, strict=True):
@@ -127,7 +123,9 @@ def report(figures: list[Figure], proofs: list[dict[str, object]]) -> None:
         cells = ["" if value is None else f"{value:.5g}" for value in (*shown, *true)]
         times = f"{np.median(figure.ours):.3f}", f"{np.median(figure.theirs):.3f}", f"{figure.ratio():.2f}"
         table.add_row(figure.name, *times, *cells)
-    Console(width=140).print(table)
+    console = Console(width=140)
+    console.print(table)
+    console.print(f"peak memory {peak:.2f} GiB, the peer's fits included")
 
 
 if __name__ == "__main__":
