@@ -89,8 +89,8 @@ def orthonormalise(block: FloatMatrix, *companions: FloatMatrix) -> tuple[FloatM
         inverse = sl.lapack.dtrtri(factor)[0]
         blocks = [part @ inverse for part in blocks]
         if diagonal.min() > 0.1 * diagonal.max():
-            break
-    return tuple(blocks)
+            return tuple(blocks)
+    return _householder(*blocks)  # numerically dependent: a second pass should have found almost I
 
 
 def _householder(block: FloatMatrix, *companions: FloatMatrix) -> tuple[FloatMatrix, ...]:

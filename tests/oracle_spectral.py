@@ -27,7 +27,7 @@ def weigh(x: Dense, values: str) -> Dense:
     """Weigh every interaction, one definition a branch."""
     if values == "binary":
         return (x > 0).astype(np.float64)
-    return np.log(1.0 + x) if values == "log" else x.astype(np.float64)
+    return np.log1p(x) if values == "log" else x.astype(np.float64)
 
 
 def item_degrees(x: Dense, values: str = "counts") -> Dense:

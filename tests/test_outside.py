@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recunlearn.models.outside import outside_bound
+from numpy.polynomial.chebyshev import Chebyshev
+from recunlearn.models.outside import SEED, outside_bound
+from scipy import optimize, stats
 
 MANY = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
@@ -85,3 +87,25 @@ def test_work_is_spent_until_the_target_and_no_further():
         assert bound <= target or len(calls) == 12
         spent.append(len(calls))
     assert spent[0] == 1 < spent[1] < spent[2] == 12
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 6])
+@pytest.mark.parametrize("level", [0.3, 1.0, 1.4])
+def test_the_bound_is_the_formula_that_is_proven(steps, level):
+    """It is the smallest z with ``z T_d(2 z / level - 1) = N / t`` over the degrees, by dense algebra."""
+    values = np.r_[1.2, np.linspace(0, 1, 59)]
+    block = np.random.default_rng(SEED).standard_normal((60, 4))
+    missed = np.sqrt(stats.chi2(4).ppf(1e-4 / steps))
+    found = []
+    for degree in range(steps):
+        polynomial = Chebyshev.basis(degree)
+        grown = np.linalg.norm((values * polynomial(2 * values / level - 1))[:, None] * block, 2) / missed
+
+        def excess(z, polynomial=polynomial, grown=grown):
+            return z * polynomial(2 * z / level - 1) - grown
+
+        found.append(level if excess(level) >= 0 else optimize.brentq(excess, level, level + grown))
+    bound = outside_bound(
+        lambda b: values[:, None] * b, np.zeros((60, 0)), level, 0.0, failure=1e-4, width=4, most_steps=steps
+    )
+    assert bound == pytest.approx(min(found), rel=1e-6)

@@ -171,6 +171,15 @@ def test_any_setting_keeps_its_word(seed, powers, values, dtype, items, share):
     assert model.certificate.certified or "rounding" in model.certificate.reason
 
 
+def test_a_work_subspace_wider_than_the_rank_of_the_data():
+    """Widening runs out of independent directions, 58 of 68: the basis is completed, the fit certified."""
+    x = random_counts(2, items=75)
+    model = SpectralMF(2, 0.4177, 0.5, 0.0, tolerance=0.1, values="binary", dtype="float64")
+    compare(model.fit(sp.csr_matrix(x)), x)
+    assert model.certificate.certified, model.certificate
+    forget_and_compare(model, x, [5])
+
+
 @pytest.mark.parametrize("items", [NARROW, WIDE])
 @pytest.mark.parametrize("nudge", [-1e-3, -1e-9, -1e-15, 0.0, 1e-15, 1e-9, 1e-3])
 def test_lambda_on_a_singular_value(items, nudge):
