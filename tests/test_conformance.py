@@ -35,7 +35,8 @@ every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 def test_every_registered_model_is_in_the_suite():
     """The suite runs over the whole registry."""
-    assert {case.make().name for case in CASES} == set(MODELS)
+    shipped = {name for name, model in MODELS.items() if model.__module__.startswith("recunlearn.")}
+    assert {case.make().name for case in CASES} == shipped  # other tests register a double of their own
     for case in CASES:
         assert type(case.make()) is MODELS[case.make().name]
 
