@@ -17,6 +17,7 @@ import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
 from ..models.base import Change, ForgettableModel, Interactions, IntVector, plan_change
+from ..models.sharded import ShardedMF
 
 FloatMatrix: TypeAlias = NDArray[np.float64]
 FloatVector: TypeAlias = NDArray[np.float64]
@@ -187,8 +188,13 @@ def item_weights_of(model: ForgettableModel) -> Matrix:
     )
 
 
-def retrain(model: ForgettableModel, user_items: Interactions) -> ForgettableModel:
+def retrain(
+    model: ForgettableModel, user_items: Interactions, rows: IntVector | None = None
+) -> ForgettableModel:
     """Fit the same model from scratch: the oracle.
+
+    ``rows`` are the rows of ``model`` that ``user_items`` has, all by default: a sharded model is exact given
+    who was in which shard, so its oracle deals them the same way.
 
     A regularization that the first fit chose is kept (it is part of the model), and an iterative model is
     fitted more tightly than published ones are and in float64, so that what is measured is *their* error.
@@ -201,6 +207,9 @@ def retrain(model: ForgettableModel, user_items: Interactions) -> ForgettableMod
     if "dtype" in settings:
         settings["dtype"] = "float64"
     make = cast(Callable[..., ForgettableModel], type(model))
+    if isinstance(model, ShardedMF):
+        shards = model.shard_of if rows is None else model.shard_of[rows]
+        return ShardedMF(**cast(Any, settings)).fit(user_items, shard_of=shards)
     return make(**settings).fit(user_items)
 
 
@@ -230,7 +239,7 @@ def controls(
     change = plan_change(model.user_items, nobody, users, pair_users, pair_items)
     kept = change.user_items
     rows, columns = np.flatnonzero(np.diff(kept.indptr) > 0), np.unique(kept.indices).astype(np.int64)
-    oracle = retrain(model, kept[rows][:, columns])
+    oracle = retrain(model, kept[rows][:, columns], rows)
     before = scores_of(model, _placed_scale(item_scale_of(oracle), columns, kept.shape[1]))
     return Controls(
         nothing=before,

@@ -33,7 +33,7 @@ class CanonicalMF(Factorization):
     There is one minimiser S*, a function of the data alone: no seed, no order of events, no history. The
     published factors are its balanced singular factors. Fitting and forgetting end with a certificate: a
     proven bound on the distance to S*, for the factors as they are published
-    (docs/explanation-certificate-canonical.md).
+    (docs/explanation/certificate-canonical.md).
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
     num_threads : of implicit's top-k for batches; 0: all cores.
     """
 
-    _factors: tuple[Any, Any] = (None, None)
+    _factors: tuple[Any, Any, Any] = (None, None, None)
 
     def __init__(self, num_threads: int = 0) -> None:
         MatrixFactorizationBase.__init__(self, num_threads=num_threads)
@@ -39,7 +39,7 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
 
     @user_factors.setter
     def user_factors(self, factors: FloatArray) -> None:
-        self._factors = (factors, self._factors[1])
+        self._factors = (factors, *self._factors[1:])
 
     @property
     def item_factors(self) -> FloatArray:
@@ -48,12 +48,17 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
 
     @item_factors.setter
     def item_factors(self, factors: FloatArray) -> None:
-        self._factors = (self._factors[0], factors)
+        self._factors = (self._factors[0], factors, self._factors[2])
 
-    def _publish(self, user_factors: FloatArray, item_factors: FloatArray) -> None:
-        """Replace the factors, both at once, and drop what implicit caches of the old ones."""
+    def _publish(
+        self, user_factors: FloatArray, item_factors: FloatArray, item_scale: FloatArray | None = None
+    ) -> None:
+        """Replace the factors, and the scale of items that folding in needs, all at once.
+
+        What implicit caches of the old ones is dropped.
+        """
         self._user_norms = self._item_norms = None
-        self._factors = (user_factors, item_factors)
+        self._factors = (user_factors, item_factors, item_scale)
 
     def recommend(
         self,

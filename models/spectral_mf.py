@@ -333,10 +333,10 @@ class SpectralMF(Factorization):
         if bound > self.tolerance:
             reasons.append(f"the bound {bound:.2g} is above the tolerance {self.tolerance:g}")
         if erased is not None and erased < self.erasure:
+            rounded = f", most of it rounding to {self.dtype}" if distance > 2 * solution.distance else ""
             reasons.append(
-                f"of an influence of {moved:.2g} (|S| = {norm:.3g}), all but {distance:.2g} is shown to be "
-                "gone"
-                + (f", most of it rounding to {self.dtype}" if distance > 2 * solution.distance else "")
+                f"of an influence of about {moved:.2g} (|S| is {norm:.3g}) all but {distance:.2g} is shown "
+                f"to be gone{rounded}"
             )
         return Certificate(not reasons, bound, erased, rank, spent, "; ".join(reasons))
 
@@ -367,16 +367,21 @@ class SpectralMF(Factorization):
         certificate: Certificate,
     ) -> None:
         """Replace the model's state at once."""
-        self._publish(*factors)
+        self._publish(*factors, gram.item_scale)
         self._pairs = solution.pairs
-        self._item_scale = gram.item_scale
         self.regularization, self.certificate = solution.threshold, certificate
+
+    @property
+    def _item_scale(self) -> NDArray[np.float64]:
+        """``d_i^-b`` of what the factors were fitted to: float64 [n_items]."""
+        return np.asarray(self._factors[2])
 
     def _fold_in(self, rows: Interactions) -> FloatArray:
         weights = self._weights(rows)
         sums = np.asarray(weights.sum(axis=1, dtype=np.float64)).ravel()
         sums[sums == 0] = 1.0
-        projected = weights @ (self.item_factors * self._item_scale[:, None] ** 2)
+        _, items, scale = self._factors
+        projected = weights @ (items * scale[:, None] ** 2)
         return np.asarray(projected * (sums**-self.user_power)[:, None], dtype=self.dtype)
 
     def proof(self) -> Proof:
@@ -420,8 +425,8 @@ class SpectralMF(Factorization):
     ) -> Self:
         """Rebuild the model on what it published, without copying; images are derived when first needed."""
         model = cls(**settings)
-        model._publish(np.asarray(arrays["user_factors"]), np.asarray(arrays["item_factors"]))
-        model._item_scale = np.asarray(arrays["item_scale"])
+        names = ("user_factors", "item_factors", "item_scale")
+        model._publish(*(np.asarray(arrays[name]) for name in names))
         vectors = np.asarray(arrays["subspace"])
         width = vectors.shape[1]
         model._pairs = RitzPairs(np.zeros(width), vectors, np.zeros((0, 0)), np.eye(width))
@@ -434,8 +439,7 @@ class SpectralMF(Factorization):
         """Return the model without empty rows and columns: their factors and their part of V are zero."""
         kept = restricted(self.user_items, users, items)
         model = type(self)(**self.settings())  # type: ignore[arg-type]
-        model._publish(self.user_factors[users], self.item_factors[items])
-        model._item_scale = self._item_scale[items]
+        model._publish(self.user_factors[users], self.item_factors[items], self._item_scale[items])
         images = self._pairs.images[items] if self._pairs.images.size else self._pairs.images
         model._pairs = replace(self._pairs, vectors=self._pairs.vectors[items], images=images)
         model.certificate = self.certificate

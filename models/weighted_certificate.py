@@ -5,7 +5,7 @@
 
     ``|S - S*|_C^2 <= |C^-1/2 o g|_F |S - S*|_C + lambda eps``
 
-(docs/explanation-certificate-canonical.md has the proof). Z is put together from the right singular vectors
+(docs/explanation/certificate-canonical.md has the proof). Z is put together from the right singular vectors
 of S with left partners that fit the residual, and from the residual itself, clipped, on all the rest.
 Everything here is float64, on the factors exactly as they are published.
 """

@@ -207,7 +207,16 @@ def test_retraining_leaves_the_model_alone_and_keeps_its_settings(name):
             assert value == model.settings()[setting]
 
 
-@pytest.mark.skipif("spectral_mf" not in MODELS, reason="SpectralMF is not registered")
+def test_the_oracle_of_a_sharded_model_deals_users_the_same_way():
+    """What ShardedMF erases is all of it, though rows that went have moved the numbers of the others."""
+    model = MODELS["sharded_mf"](shards=3, factors=4).fit(small_interactions(6))
+    found = controls(model, [3, 8], [5], [5])
+    model.forget(users=[3, 8], pair_users=[5], pair_items=[5])
+    ours = influence(found.nothing, scores_of(model), found.retrained, found.others)
+    assert ours.removed > 1e-3 * ours.norm
+    assert ours.left <= 1e-9 * ours.norm
+
+
 def test_the_oracle_of_a_spectral_factorisation_is_the_shrunk_svd_of_what_is_kept():
     """The retrained scores are SVT(X~) by a full SVD, and all scores are in its scale of items."""
     x = small_interactions(6)
