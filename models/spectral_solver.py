@@ -76,13 +76,13 @@ def random_start(gram: GramOperator, width: int) -> RitzPairs:
     """Ritz pairs on ``G~`` times a seeded Gaussian block [n_items, width]: two applications."""
     apply = _apply_in(gram, np.float32)
     (basis,) = orthonormalise(apply(np.random.default_rng(SEED).standard_normal((gram.shape[1], width))))
-    return rayleigh_ritz(basis, apply(basis))
+    return rayleigh_ritz(basis, apply(basis), orthonormal=True)
 
 
 def whole_space(gram: GramOperator) -> RitzPairs:
     """All eigenpairs of ``G~``: for few items, O(n^3)."""
     identity = np.eye(gram.shape[1])
-    return rayleigh_ritz(identity, gram.apply(identity))
+    return rayleigh_ritz(identity, gram.apply(identity), orthonormal=True)
 
 
 def widened(gram: GramOperator, pairs: RitzPairs, width: int) -> RitzPairs:
@@ -91,7 +91,7 @@ def widened(gram: GramOperator, pairs: RitzPairs, width: int) -> RitzPairs:
     fresh = gram.apply(np.random.default_rng(SEED + width).standard_normal((gram.shape[1], missing)))
     fresh -= pairs.vectors @ (pairs.vectors.T @ fresh)
     (basis,) = orthonormalise(np.concatenate([pairs.vectors, fresh], axis=1))
-    return rayleigh_ritz(basis, gram.apply(basis))
+    return rayleigh_ritz(basis, gram.apply(basis), orthonormal=True)
 
 
 def nothing(gram: GramOperator, threshold: float) -> Solution:
@@ -114,7 +114,7 @@ def settle(gram: GramOperator, start: RitzPairs, factors: int) -> tuple[RitzPair
     pairs, spent = start, 0
     for _ in range(MOST_ROUNDS):
         basis = _filter(gram, pairs, NEXT_TO_NOTHING**2 * float(pairs.values[0]), FIRST_DEGREE, np.float32)
-        pairs = rayleigh_ritz(basis, _apply_in(gram, np.float32)(basis))
+        pairs = rayleigh_ritz(basis, _apply_in(gram, np.float32)(basis), orthonormal=True)
         spent += FIRST_DEGREE
         error = np.linalg.norm(pairs.residuals[:, factors]) ** 2
         value = max(pairs.values[factors], NEXT_TO_NOTHING**2 * pairs.values[0])
@@ -158,7 +158,7 @@ def converge(
         coarse = goal > FLOAT32_FLOOR * max(norm_of(pairs, threshold), threshold)
         lowest = NEXT_TO_NOTHING * threshold**2
         basis = _filter(gram, pairs, lowest, degree, np.float32 if coarse else np.float64)
-        pairs = rayleigh_ritz(basis, gram.apply(basis))
+        pairs = rayleigh_ritz(basis, gram.apply(basis), orthonormal=True)
         applications += max(degree, 1)
         goal, estimate = target(pairs, threshold), first_order(pairs, threshold)
         if report is not None:

@@ -108,17 +108,18 @@ def _outside_directions(
     basis: FloatMatrix,
     user_power: float,
 ) -> FloatMatrix:
-    """Return orthonormal columns for the largest part of the removed rows outside ``basis``: [n, <= 16]."""
+    """Return unit columns for the part of the removed rows outside ``basis``: [n, t], none if t > 16.
+
+    Of many rows a few directions are a small part, and cost more than they save the filter.
+    """
+    touched = before.shape[0]
+    if touched > MOST_NEW_DIRECTIONS:
+        return np.zeros((basis.shape[0], 0))
     lost: Interactions = (before - after).tocsr()
     scale = degrees(before, axis=1) ** -user_power
     columns: Interactions = (sp.diags(scale) @ lost @ sp.diags(item_scale)).T.tocsr()
-    touched = columns.shape[1]
-    if touched <= MOST_NEW_DIRECTIONS:
-        block = columns.toarray()
-    else:
-        mixing = np.random.default_rng(touched).standard_normal((touched, MOST_NEW_DIRECTIONS))
-        block = columns @ (columns.T @ (columns @ mixing))
-    (orthonormal,) = orthonormalise(basis)
-    block -= orthonormal @ (orthonormal.T @ block)
-    (directions,) = orthonormalise(block)
-    return np.ascontiguousarray(directions - orthonormal @ (orthonormal.T @ directions))
+    block = columns.toarray()
+    for _ in range(2):  # the basis is nearly orthonormal: only what rescaling did to it is left after one
+        block -= basis @ (basis.T @ block)
+        (block,) = orthonormalise(block)
+    return np.ascontiguousarray(block)

@@ -7,6 +7,7 @@ it is applied to a block, which is then made orthonormal and rotated to its Ritz
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class RitzPairs:
     images: NDArray[np.float64]
     rotation: NDArray[np.float64]
 
-    @property
+    @cached_property
     def residuals(self) -> NDArray[np.float64]:
         """``G V - V diag(values)``: float64 [n, k], orthogonal to every column of V."""
         return np.asarray(self.images - self.vectors * self.values, dtype=np.float64)
@@ -103,7 +104,9 @@ def _householder(block: FloatMatrix, *companions: FloatMatrix) -> tuple[FloatMat
     return (q, *(part @ inverse for part in companions))
 
 
-def rayleigh_ritz(vectors: FloatMatrix, images: FloatMatrix, keep: int | None = None) -> RitzPairs:
+def rayleigh_ritz(
+    vectors: FloatMatrix, images: FloatMatrix, keep: int | None = None, orthonormal: bool = False
+) -> RitzPairs:
     """Rotate a basis to its Ritz vectors.
 
     Parameters
@@ -111,6 +114,7 @@ def rayleigh_ritz(vectors: FloatMatrix, images: FloatMatrix, keep: int | None = 
     vectors : float64 [n, k], linearly independent columns Z, not necessarily orthonormal.
     images : float64 [n, k], ``G Z``.
     keep : how many of the leading Ritz pairs to keep; all by default.
+    orthonormal : the basis is known to be orthonormal: its metric need not be formed.
 
     Notes
     -----
@@ -123,14 +127,14 @@ def rayleigh_ritz(vectors: FloatMatrix, images: FloatMatrix, keep: int | None = 
     array([3., 1.])
     """
     projected = vectors.T @ images
-    metric = vectors.T @ vectors
+    metric = None if orthonormal else vectors.T @ vectors
     values, rotation = sl.eigh(0.5 * (projected + projected.T), metric, check_finite=False)
     rotation = rotation[:, ::-1][:, :keep]
     ritz = vectors @ rotation
-    signs = np.sign(ritz[np.abs(ritz).argmax(axis=0), np.arange(ritz.shape[1])])
-    signs[signs == 0] = 1.0
+    signs = np.where(ritz.max(axis=0, initial=0.0) >= -ritz.min(axis=0, initial=0.0), 1.0, -1.0)
     rotation = rotation * signs
-    return RitzPairs(values[::-1][:keep].copy(), ritz * signs, images @ rotation, rotation)
+    ritz *= signs
+    return RitzPairs(values[::-1][:keep].copy(), ritz, images @ rotation, rotation)
 
 
 def chebyshev_filter(apply: Apply, pairs: RitzPairs, cut: float, degree: int) -> FloatMatrix:
@@ -166,5 +170,10 @@ def chebyshev_filter(apply: Apply, pairs: RitzPairs, cut: float, degree: int) ->
     for step in range(2, degree + 1):
         if step % DEGREES_BETWEEN_QR == 1:
             now, before = orthonormalise(now, before)
-        now, before = apply(now) * (4.0 / cut) - 2.0 * now - before, now
+        image = apply(now)
+        image *= 4.0 / cut
+        image -= before
+        image -= now
+        image -= now
+        now, before = image, now
     return orthonormalise(now)[0]
