@@ -1,5 +1,6 @@
 """What the benchmarks share: times taken in turns with a peer's, the data, the peer, the machine."""
 
+import gc
 import json
 import platform
 import time
@@ -69,6 +70,20 @@ def implicit_fit(user_items: sp.csr_matrix, factors: int) -> AlternatingLeastSqu
     with threadpool_limits(1, "blas"):
         model.fit(user_items.astype(np.float32), show_progress=False)
     return model
+
+
+def peak_above(call: Callable[[], object]) -> float:
+    """Return how far the resident memory of this process rises during a call, in MiB (Linux)."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = _resident("VmRSS")
+    call()
+    return _resident("VmHWM") - before
+
+
+def _resident(field_name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field_name + ":"))
 
 
 def machine() -> dict[str, Any]:

@@ -90,5 +90,5 @@ def test_the_influence_is_estimated_from_a_few_probes(users):
 
 def test_a_basis_that_became_dependent_is_refused():
     """Where the old subspace was all of the space already, new directions depend on it: start afresh."""
-    x, left, touched = removal(0, 3, 20)
+    x, left, touched = removal(0, 3, 12)
     assert updated(x, left, touched, (0.25, 0.25), ITEMS)[0] is None
