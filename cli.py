@@ -413,7 +413,8 @@ def status(state: State, as_json: AsJson = False) -> None:
     console.print(
         f"requests: {requests['pending']:,} pending ({requests['fenced']:,} of them fenced), "
         f"{requests['erased']:,} erased, {requests['failed']:,} failed; "
-        f"oldest pending: {report['oldest_pending_seconds']:.1f} s"
+        f"oldest pending: {report['oldest_pending_seconds']:.1f} s",
+        soft_wrap=True,
     )
     table = Table("model", "exact", "bound", "erased at least", "certified")
     for name, proof in report["models"].items():
