@@ -87,11 +87,11 @@ class _OnePass:
 
     def times(self, block: FloatMatrix) -> FloatMatrix:
         width = STRIP_BYTES // block.dtype.itemsize
-        strips = [
-            self._strip(np.ascontiguousarray(block[:, at : at + width]))
-            for at in range(0, block.shape[1], width)
-        ]
-        return np.concatenate(strips, axis=1)
+        product = np.empty_like(block)
+        for at in range(0, block.shape[1], width):
+            strip = slice(at, at + width)
+            product[:, strip] = self._strip(np.ascontiguousarray(block[:, strip]))
+        return product
 
     def _strip(self, block: FloatMatrix) -> FloatMatrix:
         users = self._users

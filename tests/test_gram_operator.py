@@ -126,6 +126,7 @@ def test_the_operator_is_the_dense_normalised_gram(seed, user_power, item_power,
     assert type(gram._form).__name__ == form
     np.testing.assert_allclose(gram.apply(block), dense.T @ dense @ block, rtol=1e-11, atol=1e-11)
     np.testing.assert_allclose(gram.rows_times(block), dense @ block, rtol=1e-11, atol=1e-11)
+    assert gram.apply(block[:, :0]).shape == (9, 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gram_operator, "STRIP_BYTES", 16)
         narrow = gram.apply(block.astype(np.float32))
