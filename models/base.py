@@ -15,10 +15,10 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
-Interactions: TypeAlias = sp.csr_matrix[Any]
-"""CSR, rows = users, columns = items, values > 0; int32 or int64 indices, sorted, no duplicates, no zeros."""
+from .kept import Interactions as Interactions
+from .kept import IntVector as IntVector
+from .kept import KeptInteractions
 
-IntVector: TypeAlias = NDArray[np.int64]
 Arrays: TypeAlias = dict[str, NDArray[Any] | sp.csr_matrix[Any]]
 Scalar: TypeAlias = str | int | float | bool | None
 
@@ -32,15 +32,20 @@ class Change:
     users : int64 [k], ascending, unique: the dense row numbers touched.
     before : CSR [k, n_items]: their rows as they were.
     after : CSR [k, n_items]: their rows as they are now; empty for a forgotten user.
-    user_items : CSR [n_users, n_items]: everything that is kept.
+    kept : everything that is kept; :attr:`user_items` puts it together.
     forgotten : bool [n_users]: rows whose account is forgotten, now or earlier.
     """
 
     users: IntVector
     before: Interactions
     after: Interactions
-    user_items: Interactions
+    kept: KeptInteractions
     forgotten: NDArray[np.bool_]
+
+    @property
+    def user_items(self) -> Interactions:
+        """Everything that is kept: CSR [n_users, n_items]. O(nnz) when first asked for."""
+        return self.kept.matrix()
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def canonical_interactions(user_items: Any) -> Interactions:
 
 
 def plan_change(
-    user_items: Interactions,
+    kept: KeptInteractions | Interactions,
     forgotten: NDArray[np.bool_],
     users: ArrayLike,
     pair_users: ArrayLike,
@@ -122,7 +127,7 @@ def plan_change(
 
     Parameters
     ----------
-    user_items : canonical CSR [n_users, n_items], not modified.
+    kept : what is kept, or a canonical CSR matrix [n_users, n_items] of it; not modified.
     forgotten : bool [n_users], rows already forgotten.
     users : int [a], accounts to forget.
     pair_users, pair_items : int [b], parallel: single interactions to forget. A pair of a user who is
@@ -136,7 +141,7 @@ def plan_change(
 
     Notes
     -----
-    O(nnz) to copy what is kept, plus O(removed log removed).
+    O(removed log removed), plus O(n_users) for the flags; nothing of what stays is copied.
 
     Examples
     --------
@@ -147,7 +152,8 @@ def plan_change(
     (array([0, 1]), array([[0., 1.],
            [0., 0.]]))
     """
-    n_users, n_items = user_items.shape
+    kept = kept.own() if isinstance(kept, KeptInteractions) else KeptInteractions(kept)
+    n_users, n_items = kept.shape
     accounts = _ids(users, n_users, "user")
     if (repeat := _first_repeat(accounts)) is not None:
         raise ValueError(f"user {repeat} is named twice in one removal; name each user once")
@@ -159,15 +165,14 @@ def plan_change(
         raise ValueError(
             f"{rows.size} user ids and {columns.size} item ids; interactions are parallel arrays of pairs"
         )
-    positions = _positions(user_items, rows, columns)
+    removed = _positions(kept, rows, columns)
 
     now_forgotten = forgotten.copy()
     now_forgotten[accounts] = True
     touched = np.union1d(accounts, rows)
-    indptr = user_items.indptr
-    removed = np.unique(np.concatenate([positions, *(np.arange(*indptr[u : u + 2]) for u in accounts)]))
-    kept = _drop_entries(user_items, removed.astype(np.int64))
-    return Change(touched, user_items[touched], kept[touched], kept, now_forgotten)
+    removed |= {int(user): kept.positions(int(user)) for user in accounts}
+    after = kept.without(removed)
+    return Change(touched, kept.rows(touched), after.rows(touched), after, now_forgotten)
 
 
 def _ids(ids: ArrayLike, size: int, what: str) -> IntVector:
@@ -190,42 +195,28 @@ def _first_repeat(ids: IntVector) -> int | None:
     return int(repeated[0]) if repeated.size else None
 
 
-def _positions(user_items: Interactions, rows: IntVector, columns: IntVector) -> IntVector:
-    """Find where each pair is stored in ``user_items.data``; int64 [b]."""
-    if not rows.size:
-        return np.zeros(0, dtype=np.int64)
-    n_items = user_items.shape[1]
+def _positions(kept: KeptInteractions, rows: IntVector, columns: IntVector) -> dict[int, IntVector]:
+    """Find where each pair is stored: user -> positions, ascending."""
+    n_items = kept.shape[1]
     if (repeat := _first_repeat(rows * n_items + columns)) is not None:
         user, item = divmod(repeat, n_items)
         raise ValueError(f"user {user}, item {item} is named twice in one removal; name each pair once")
-    indptr, indices = user_items.indptr, user_items.indices
-    positions = np.empty(rows.size, dtype=np.int64)
-    for k, (user, item) in enumerate(zip(rows, columns, strict=True)):
-        start, stop = indptr[user], indptr[user + 1]
-        at = start + np.searchsorted(indices[start:stop], item)
-        if at == stop or indices[at] != item:
+    found: dict[int, IntVector] = {}
+    order = np.lexsort((columns, rows))
+    starts = np.flatnonzero(np.diff(rows[order], prepend=-1))
+    for group in np.split(order, starts[1:]) if rows.size else []:
+        user, wanted = int(rows[group[0]]), columns[group]
+        stored = kept.positions(user)
+        items = kept.items(stored)
+        at = np.searchsorted(items, wanted)
+        missing = (at == items.size) | (
+            items[np.minimum(at, items.size - 1)] != wanted if items.size else True
+        )
+        if np.any(missing):
+            item = wanted[np.broadcast_to(missing, wanted.shape)][0]
             raise ValueError(f"user {user} has no interaction with item {item}; was it already forgotten?")
-        positions[k] = at
-    return positions
-
-
-def _drop_entries(user_items: Interactions, positions: IntVector) -> Interactions:
-    """Build the CSR matrix without the entries stored at ``positions``: int64 [k], ascending, unique.
-
-    What lies between them is copied in whole pieces: at the speed of memory, few rows go.
-    """
-    rows = np.searchsorted(user_items.indptr, positions, side="right")
-    lost = np.cumsum(np.bincount(rows, minlength=user_items.indptr.size))
-    bounds = np.concatenate([[-1], positions, [user_items.nnz]])
-    ends = np.flatnonzero(np.diff(bounds) > 1)
-    pieces = [slice(bounds[k] + 1, bounds[k + 1]) for k in ends] or [slice(0, 0)]
-    data = np.concatenate([user_items.data[piece] for piece in pieces])
-    indices = np.concatenate([user_items.indices[piece] for piece in pieces])
-    indptr = (user_items.indptr - lost).astype(user_items.indptr.dtype)
-    kept: Interactions = sp.csr_matrix((data, indices, indptr), shape=user_items.shape)
-    kept.has_sorted_indices = True
-    kept.has_canonical_format = True
-    return kept
+        found[user] = stored[at]
+    return found
 
 
 class ForgettableModel(ABC):
@@ -241,15 +232,26 @@ class ForgettableModel(ABC):
     exact: ClassVar[bool]
     """Forgetting ends at the very model that a fresh fit gives, up to rounding."""
 
-    _user_items: Interactions | None = None
+    _kept: KeptInteractions | None = None
     _forgotten: NDArray[np.bool_]
 
     @property
     def user_items(self) -> Interactions:
         """What is kept now: CSR [n_users, n_items]. Treat as read-only."""
-        if self._user_items is None:
+        return self._fitted().matrix()
+
+    @property
+    def _user_items(self) -> Interactions:
+        return self.user_items
+
+    @_user_items.setter
+    def _user_items(self, matrix: Interactions) -> None:
+        self._kept = KeptInteractions(matrix)
+
+    def _fitted(self) -> KeptInteractions:
+        if self._kept is None:
             raise ValueError(f"{type(self).__name__} is not fitted; call fit(user_items) first")
-        return self._user_items
+        return self._kept
 
     def fit(self, user_items: Any, show_progress: bool = False) -> Self:
         """Fit from scratch.
@@ -301,10 +303,10 @@ class ForgettableModel(ABC):
         ValueError
             As :meth:`forget_users` and :meth:`forget_interactions`; nothing is changed.
         """
-        change = plan_change(self.user_items, self._forgotten, users, pair_users, pair_items)
+        change = plan_change(self._fitted(), self._forgotten, users, pair_users, pair_items)
         if change.before.nnz != change.after.nnz:
             self._forget(change)
-        self._user_items, self._forgotten = change.user_items, change.forgotten
+        self._kept, self._forgotten = change.kept, change.forgotten
 
     @abstractmethod
     def _fit(self, user_items: Interactions, show_progress: bool) -> None:

@@ -184,7 +184,7 @@ class ItemKNN(ItemModel):
             self._derive(change.user_items)
         else:
             try:
-                self._repair(pairs, factor, before, after, change.user_items)
+                self._repair(pairs, factor, before, after, change)
             except BaseException:
                 self._pairs = None  # half changed: summed up again when next needed
                 raise
@@ -196,14 +196,14 @@ class ItemKNN(ItemModel):
         old_factor: FloatArray,
         before: Interactions,
         after: Interactions,
-        user_items: Interactions,
+        change: Change,
     ) -> None:
         """Subtract the change and rank again the lists that it can have changed."""
         touched = np.unique(before.indices).astype(np.int64)
         pairs.subtract(before, after, touched)
         lists = _unpack(self.similarity, self.K)
         if self.weighting == "bm25":
-            factor = bm25_factor(user_items, self.K1, self.B)
+            factor = bm25_factor(change.user_items, self.K1, self.B)
             again = np.arange(self.n_items)
         else:
             factor = old_factor.copy()
