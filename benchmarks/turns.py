@@ -18,6 +18,9 @@ from recunlearn.eval.generate import social_interactions
 from recunlearn.models.base import canonical_interactions
 from threadpoolctl import threadpool_info, threadpool_limits
 
+SETTLING = 0.05
+"""Seconds: BLAS's idle threads spin for some 20 ms and would take a core from whoever is timed next."""
+
 clock: Callable[[], float] = time.perf_counter
 
 
@@ -46,7 +49,8 @@ def count_cpu_seconds() -> None:
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Time one call."""
+    """Time one call, once the thread pools of the call before have stopped spinning for more work."""
+    time.sleep(SETTLING)
     start = clock()
     call()
     return clock() - start
