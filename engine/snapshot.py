@@ -24,6 +24,7 @@ from .version import (
     read_ids,
     read_manifest,
     read_models,
+    read_while_current,
 )
 
 _POLL_SECONDS = 0.02
@@ -208,13 +209,22 @@ class Snapshot:
 def load_snapshot(state_dir: str | Path, fence: Fence | None = None, *, mapped: bool = True) -> Snapshot:
     """Load the published version, checking the digest of every file.
 
+    If a newer version is published, and this one purged, while it is read, the newer one is loaded.
+
     Raises
     ------
     VersionError
         Nothing is published, a file is missing or altered, or CURRENT was set back past an erasure.
     """
     paths = StatePaths(Path(state_dir))
-    number, digest = read_current(paths)
+    return read_while_current(
+        paths, lambda number, digest: _load_version(paths, number, digest, fence, mapped=mapped)
+    )
+
+
+def _load_version(
+    paths: StatePaths, number: int, digest: str, fence: Fence | None, *, mapped: bool
+) -> Snapshot:
     if fence is not None and number < (newest := fence.published_version()):
         raise VersionError(
             f"{paths.current} names version {number}, but an erasure was published in version {newest}: "

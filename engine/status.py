@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ import msgspec
 from .fence import FenceKey
 from .ledger import Ledger
 from .state import StatePaths, read_config
-from .version import Manifest, read_current, read_manifest
+from .version import Manifest, read_manifest, read_while_current
 
 
 def state_status(
@@ -34,8 +35,7 @@ def state_status(
         No state, or one that cannot be read.
     """
     read_config(paths)
-    number, digest = read_current(paths)
-    manifest = read_manifest(paths, number, digest)
+    manifest = read_while_current(paths, partial(read_manifest, paths))
     with Ledger(paths.ledger, FenceKey.load(paths)) as ledger:
         counts, oldest = ledger.counts(), ledger.oldest_pending()
     fenced = counts["fenced"] + counts["erasing"]

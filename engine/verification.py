@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .version import (
     read_ids,
     read_manifest,
     read_models,
+    read_while_current,
 )
 
 _TOKEN = re.compile(rb"[^\x00-\x20\x7f\"',:;={}\[\]()<>\\]{3,}")
@@ -67,7 +69,14 @@ def verify_state(state_dir: str | Path) -> Verification:
     """
     paths = StatePaths(Path(state_dir))
     read_config(paths)
-    number, digest = read_current(paths)
+    while True:
+        current = read_current(paths)
+        found = read_while_current(paths, partial(_verify_version, paths))
+        if found.ok or read_current(paths) == current:  # else it was replaced under our eyes
+            return found
+
+
+def _verify_version(paths: StatePaths, number: int, digest: str) -> Verification:
     manifest = read_manifest(paths, number, digest)
     key = FenceKey.load(paths)
     directory = paths.version(number)

@@ -13,10 +13,10 @@ there. The interaction store's files are listed here too: they become current in
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -28,6 +28,8 @@ from ..models.base import Arrays, ForgettableModel, Interactions, Proof
 from . import durable
 from .arrow_array import ArrayRecord, map_array, write_array, write_frame
 from .state import LAYOUT, StateError, StatePaths
+
+T = TypeVar("T")
 
 _CSR_PARTS = ("indptr", "indices", "data")
 
@@ -255,6 +257,27 @@ def read_current(paths: StatePaths) -> tuple[int, str]:
     if not (number.isdigit() and len(digest) == 65 and digest.endswith(b"\n")):
         raise VersionError(f"{paths.current} does not name a version; restore the file from a backup")
     return int(number), digest.decode("ascii", "replace").strip()
+
+
+def read_while_current(paths: StatePaths, read: Callable[[int, str], T]) -> T:
+    """Read the published version; if it is replaced, and purged, while it is read, read the newer one.
+
+    Parameters
+    ----------
+    read : called with the number of the published version and the digest of its manifest.
+
+    Raises
+    ------
+    VersionError, OSError
+        What ``read`` raises about a version that still is the published one.
+    """
+    while True:
+        current = read_current(paths)
+        try:
+            return read(*current)
+        except (VersionError, OSError):
+            if read_current(paths) == current:
+                raise
 
 
 def read_manifest(paths: StatePaths, number: int, digest: str) -> Manifest:

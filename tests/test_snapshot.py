@@ -1,6 +1,7 @@
 """Published versions: written, mapped, checked, swapped."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recunlearn import SnapshotReader
+from recunlearn.engine import snapshot
 from recunlearn.engine import version as version_files
 from recunlearn.engine.arrow_array import map_array, write_array
 from recunlearn.engine.fence import Fence, FenceKey
@@ -20,7 +22,7 @@ from recunlearn.engine.ledger import Ledger, Received
 from recunlearn.engine.requests import AccountDeletion
 from recunlearn.engine.snapshot import UnknownItemError, UnknownModelError, UnknownUserError, load_snapshot
 from recunlearn.engine.state import Config, StatePaths, write_config
-from recunlearn.engine.version import Store, VersionError, set_current, write_version
+from recunlearn.engine.version import Store, VersionError, read_manifest, set_current, write_version
 
 from .popularity import Popularity
 
@@ -216,6 +218,23 @@ def test_a_damaged_version_is_refused_by_name(paths, where, how):
     with pytest.raises(VersionError) as refused:
         load_snapshot(paths.root)
     assert (str(paths.root) if where == "CURRENT" else path.name) in str(refused.value)
+
+
+def test_a_version_that_is_replaced_while_it_is_read_gives_way_to_the_newer_one(paths, monkeypatch):
+    """Purged between CURRENT and its files: the newer one is loaded; one that is just gone is an error."""
+    publish(paths, 1, [[1, 1], [1, 0]], ["anna", "bob"], ["a", "b"])
+
+    def purged(*arguments):
+        monkeypatch.undo()
+        shutil.rmtree(paths.version(1))
+        publish(paths, 2, [[1, 1]], ["bob"], ["a", "b"])
+        return read_manifest(*arguments)
+
+    monkeypatch.setattr(snapshot, "read_manifest", purged)
+    assert load_snapshot(paths.root).version == 2
+    shutil.rmtree(paths.version(2))
+    with pytest.raises(VersionError):
+        load_snapshot(paths.root)
 
 
 def test_a_damaged_new_version_leaves_the_old_one_serving(paths):

@@ -78,8 +78,16 @@ def test_fencing_does_not_wait_for_a_solve(state, monkeypatch):
     append(state / "journal", [account("e-1", 1)])
     with Engine.open(state) as engine:
         worker = Worker(engine, lambda: Journal(state / "journal"), once=False)
-        thread = threading.Thread(target=lambda: seen.append(busy.wait(20)) or self_check())
-        seen, fenced = [], []
+        thread = threading.Thread(target=lambda: check_and_stop())
+        fenced = []
+
+        def check_and_stop():
+            try:
+                assert busy.wait(20)
+                self_check()
+            finally:
+                go_on.set()
+                worker.stop()
 
         def self_check():
             append(state / "journal", [account("e-2", 2)])
@@ -94,7 +102,6 @@ def test_fencing_does_not_wait_for_a_solve(state, monkeypatch):
                 if load_snapshot(state).version == 3:
                     break
                 waited.wait(0.01)
-            worker.stop()
 
         thread.start()
         report = worker.run()
