@@ -202,15 +202,7 @@ class CanonicalMF(Factorization):
 
     def proof_record(self) -> Mapping[str, Scalar]:
         """Return the fields of the certificate."""
-        c = self.certificate
-        return {
-            "certified": c.certified,
-            "bound": c.bound if np.isfinite(c.bound) else None,
-            "erased_at_least": c.erased_at_least,
-            "rank": c.rank,
-            "iterations": c.iterations,
-            "reason": c.reason,
-        }
+        return self.certificate.record()
 
     @classmethod
     def restore(
@@ -223,8 +215,7 @@ class CanonicalMF(Factorization):
         """Rebuild the model from what it published."""
         model = cls(**settings)
         model._publish(cast(FloatArray, arrays["user_factors"]), cast(FloatArray, arrays["item_factors"]))
-        bound = record["bound"]
-        model.certificate = Certificate(**{**record, "bound": np.inf if bound is None else bound})
+        model.certificate = Certificate.of_record(record)
         model._user_items = user_items
         model._forgotten = np.zeros(user_items.shape[0], dtype=np.bool_)
         return model
