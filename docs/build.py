@@ -26,7 +26,7 @@ def cli_reference() -> str:
 
     group = typer.main.get_command(cli.app)
     parts = [
-        "<!-- Made by docs/build.py from cli.py: change the help there, then run `make docs`. -->\n"
+        "<!-- Made by docs/build.py from commands/: change the help there, then run `make docs`. -->\n"
         "# The command line\n\n"
         f"{group.help}\n\n"
         "Exit codes: 0 done, 1 not so (a message says what), 2 wrong use, 3 requests failed or records set "

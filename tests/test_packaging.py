@@ -64,7 +64,10 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     assert len(tops) == 2
     assert "recunlearn" in tops
     files = [name for name in names if name.startswith("recunlearn/")]
-    rooms = {"": ROOT, **{room: ROOT / room for room in ("engine", "streaming", "models", "eval")}}
+    rooms = {
+        "": ROOT,
+        **{room: ROOT / room for room in ("commands", "engine", "streaming", "models", "eval")},
+    }
     modules = {
         "/".join(("recunlearn", room, path.name)).replace("//", "/")
         for room, folder in rooms.items()

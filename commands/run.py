@@ -1,0 +1,71 @@
+"""`recunlearn run`: the worker that carries deletions out."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import REQUESTS_FAILED, AsJson, State, print_json, wrong_use
+
+if TYPE_CHECKING:
+    from ..streaming.worker import Worker
+
+
+def run(
+    state: State,
+    source: Annotated[str, typer.Option(help="Where events come from: journal.")] = "journal",
+    once: Annotated[bool, typer.Option("--once", help="Work off what is there, then exit.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Carry out deletions as they arrive: record, fence, forget, publish, purge."""
+    from ..engine.engine import Engine
+    from ..streaming.journal import Journal
+    from ..streaming.worker import Worker
+
+    if source != "journal":
+        wrong_use(f"there is no source {source!r}; there is journal")
+    _log_to_stderr()
+    with Engine.open(state) as engine:
+        worker = Worker(
+            engine,
+            lambda: Journal(engine.paths.journal),
+            once=once,
+            on_batch=lambda size: typer.echo(f"forgetting a batch of {size:,}", err=True),
+        )
+        with _stopped_by_signals(worker):
+            report = worker.run()
+        version = engine.manifest.version
+    if as_json:
+        print_json({"version": version, **vars(report)})
+    else:
+        typer.echo(
+            f"version {version}: {report.recorded:,} requests recorded, {report.erased:,} erased, "
+            f"{report.failed:,} failed, {report.dead_letters:,} records set aside"
+        )
+    if report.failed or report.dead_letters:
+        raise typer.Exit(REQUESTS_FAILED)
+
+
+def _log_to_stderr() -> None:
+    import logging
+
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+
+@contextmanager
+def _stopped_by_signals(worker: "Worker") -> Iterator[None]:
+    """SIGTERM and SIGINT end the worker after the batch it is at."""
+    import signal
+
+    before = {
+        number: signal.signal(number, lambda *_: worker.stop()) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
