@@ -18,8 +18,8 @@ from recunlearn.eval.generate import social_interactions
 from recunlearn.models.base import canonical_interactions
 from threadpoolctl import threadpool_info, threadpool_limits
 
-SETTLING = 0.05
-"""Seconds: BLAS's idle threads spin for some 20 ms and would take a core from whoever is timed next."""
+SETTLING = 0.15
+"""Seconds: BLAS's idle threads were seen to spin for 105 ms; they would take a core from whoever is next."""
 
 clock: Callable[[], float] = time.perf_counter
 

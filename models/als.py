@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Self, cast
 import numpy as np
 from implicit.cpu.als import AlternatingLeastSquares
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from .base import Arrays, Change, Interactions, IntVector, Proof, Scalar, canonical_interactions
 from .factorization import Factorization, FloatArray
 from .item_model import restricted
+from .threads import one_blas_thread
 from .weighted_kernels import residual_row_pass, threads_for
 from .weighted_loss import WeightedLoss
 
@@ -44,6 +44,7 @@ class ForgettableALS(Factorization):
     >>> import scipy.sparse as sp
     >>> from implicit.als import AlternatingLeastSquares
     >>> x = sp.csr_matrix(np.kron(np.eye(2), np.ones((8, 5)))).astype(np.float32)
+    >>> from threadpoolctl import threadpool_limits
     >>> with threadpool_limits(1, "blas"):  # as implicit asks for
     ...     trained = AlternatingLeastSquares(factors=2, regularization=0.1, random_state=1)
     ...     trained.fit(x, show_progress=False)
@@ -123,7 +124,7 @@ class ForgettableALS(Factorization):
         return model
 
     def _fit(self, user_items: Interactions, show_progress: bool) -> None:
-        with threadpool_limits(1, user_api="blas"):
+        with one_blas_thread():
             fitted = AlternatingLeastSquares(
                 factors=self.factors,
                 regularization=self.regularization,
@@ -139,7 +140,7 @@ class ForgettableALS(Factorization):
 
     def _forget(self, change: Change) -> None:
         kept = change.user_items
-        with threadpool_limits(1, user_api="blas"):
+        with one_blas_thread():
             items = leave_out_rows(
                 self.user_factors, self.item_factors, change, self.alpha, self.regularization
             ).astype(np.float32)
@@ -170,7 +171,7 @@ class ForgettableALS(Factorization):
         weighted = (canonical_interactions(rows) * self.alpha).astype(np.float32).tocsr()
         folded = np.zeros((rows.shape[0], self.item_factors.shape[1]), np.float32)
         items = np.ascontiguousarray(self.item_factors, np.float32)
-        with threadpool_limits(1, user_api="blas"):
+        with one_blas_thread():
             exact_solver()(weighted, folded, items, self.regularization, num_threads=self.num_threads)
         return folded
 

@@ -6,12 +6,12 @@ from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 from rich.progress import BarColumn, Progress, TimeElapsedColumn
-from threadpoolctl import threadpool_limits
 
 from .base import Arrays, Change, Interactions, IntVector, Proof, Scalar
 from .certificate import Certificate
 from .factorization import Factorization, FloatArray
 from .item_model import restricted
+from .threads import one_blas_thread
 from .weighted_descent import Arrival, Goal, Settings, descend
 from .weighted_kernels import threads_for
 from .weighted_loss import Matrix, WeightedLoss
@@ -147,7 +147,7 @@ class CanonicalMF(Factorization):
     ) -> Arrival:
         settings = Settings(self.regularization, self.max_factors, self.max_steps, self.failure, self.dtype)
         with (
-            threadpool_limits(1, user_api="blas"),
+            one_blas_thread(),
             threads_for(loss.nnz),
             _progress(show_progress) as report,
         ):

@@ -50,8 +50,11 @@ class KeptInteractions:
     def positions(self, user: int) -> IntVector:
         """Return where the row's entries are stored in the base: int64, ascending."""
         base, removed = self._state
-        row = np.arange(base.indptr[user], base.indptr[user + 1], dtype=np.int64)
+        start, stop = int(base.indptr[user]), int(base.indptr[user + 1])
         gone = removed.get(user)
+        if gone is not None and gone.size == stop - start:
+            return gone[:0]
+        row = np.arange(start, stop, dtype=np.int64)
         return row if gone is None else np.setdiff1d(row, gone, assume_unique=True)
 
     def items(self, positions: IntVector) -> NDArray[Any]:

@@ -58,6 +58,8 @@ _FINE_BITS = 38
 _FINE_UNITS = float(2**_FINE_BITS)
 _FINE_MASK = 2**_FINE_BITS - 1
 _STRIPES = 8
+_LINE = 8  # float64 in a line of the cache
+_TILE = 192  # rows and columns: a tile and its factors stay in a core's own cache
 
 
 @kernel
@@ -103,21 +105,59 @@ def add_symmetric_low_rank(matrix: Any, rows: Any, signs: Any, probe: Any, produ
     ``products`` float64 [stripes, n] is written: its rows sum to the probe's product with the symmetric
     result. One pass over the matrix: eight rows at a time, measured while they are in the cache.
     """
-    n, stripes = matrix.shape[0], products.shape[0]
+    n, stripes, rank = matrix.shape[0], products.shape[0], rows.shape[0]
     for stripe in numba.prange(stripes):
         product = products[stripe]
         product[:] = 0.0
         first, last = stripe * n // stripes, (stripe + 1) * n // stripes
         for start in range(first, last, 8):
             stop = min(start + 8, last)
+            is_fused = rank > 0 and stop == start + 8
             for i in range(start, stop):
-                for r in range(rows.shape[0]):
+                for r in range(rank - 1 if is_fused else rank):
                     _add_multiple(matrix[i], rows[r], signs[r] * rows[r, i])
-            if stop == start + 8:
-                _add_eight_multiples(product, matrix[start:stop], probe[start:stop])
+            if is_fused:
+                factors = signs[-1] * rows[-1, start:stop]
+                _add_to_eight(product, matrix[start:stop], factors, rows[-1], probe[start:stop])
             else:
                 for i in range(start, stop):
                     _add_multiple(product, matrix[i], probe[i])
+
+
+@parallel_kernel
+def add_symmetric_product(matrix: Any, left: Any, right: Any) -> None:
+    """Add ``left right`` to ``matrix`` [n, n] in place, where the product is symmetric.
+
+    left float64 [n, k], right float64 [k, n], both C-contiguous. Only tiles of the lower triangle are
+    multiplied (BLAS, one thread each: the caller sets that), added, and copied across the diagonal while they
+    are in the cache: ``M_ij`` and ``M_ji`` get the same bits.
+    """
+    n = matrix.shape[0]
+    tiles = (n + _TILE - 1) // _TILE
+    for stripe in numba.prange(_STRIPES):
+        room = np.empty(_TILE * _TILE)
+        for task in range(stripe, tiles * tiles, _STRIPES):
+            first, second = _TILE * (task // tiles), _TILE * (task % tiles)
+            if second > first:
+                continue
+            rows, columns = slice(first, min(n, first + _TILE)), slice(second, min(n, second + _TILE))
+            height, width = rows.stop - first, columns.stop - second
+            product = room[: height * width].reshape(height, width)
+            np.dot(left[rows], np.ascontiguousarray(right[:, columns]), product)
+            for i in range(height):
+                _add_multiple(matrix[first + i, columns], product[i], 1.0)
+            _mirror_tile(matrix, first, rows.stop, second, columns.stop)
+
+
+@kernel
+def _mirror_tile(matrix: Any, first: int, last: int, left: int, right: int) -> None:
+    """Copy a tile of the lower triangle across the diagonal, a cache line of it at a time."""
+    for start in range(first, last, _LINE):
+        stop = min(last, start + _LINE)
+        for j in range(left, min(right, stop)):
+            row = matrix[j]
+            for i in range(max(j + 1, start), stop):
+                row[i] = matrix[i, j]
 
 
 @kernel
@@ -127,15 +167,22 @@ def _add_multiple(target: Any, row: Any, factor: float) -> None:
 
 
 @kernel
-def _add_eight_multiples(target: Any, rows: Any, factors: Any) -> None:
-    """Add multiples of eight rows: one reading and writing of ``target`` for all of them."""
+def _add_to_eight(product: Any, rows: Any, factors: Any, row: Any, probe: Any) -> None:
+    """Add multiples of ``row`` to eight rows, and multiples of the result to ``product``, in one pass."""
     a, b, c, d, e, f, g, h = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6], rows[7]
     for_a, for_b, for_c, for_d = factors[0], factors[1], factors[2], factors[3]
     for_e, for_f, for_g, for_h = factors[4], factors[5], factors[6], factors[7]
-    for j in range(target.size):
-        target[j] += (
-            ((for_a * a[j] + for_b * b[j]) + (for_c * c[j] + for_d * d[j]))
-            + ((for_e * e[j] + for_f * f[j]) + (for_g * g[j] + for_h * h[j]))
+    of_a, of_b, of_c, of_d = probe[0], probe[1], probe[2], probe[3]
+    of_e, of_f, of_g, of_h = probe[4], probe[5], probe[6], probe[7]
+    for j in range(product.size):
+        x = row[j]
+        new_a, new_b, new_c, new_d = a[j] + for_a * x, b[j] + for_b * x, c[j] + for_c * x, d[j] + for_d * x
+        new_e, new_f, new_g, new_h = e[j] + for_e * x, f[j] + for_f * x, g[j] + for_g * x, h[j] + for_h * x
+        a[j], b[j], c[j], d[j] = new_a, new_b, new_c, new_d
+        e[j], f[j], g[j], h[j] = new_e, new_f, new_g, new_h
+        product[j] += (
+            ((of_a * new_a + of_b * new_b) + (of_c * new_c + of_d * new_d))
+            + ((of_e * new_e + of_f * new_f) + (of_g * new_g + of_h * new_h))
         )  # fmt: skip
 
 
@@ -143,15 +190,10 @@ def _add_eight_multiples(target: Any, rows: Any, factors: Any) -> None:
 def mirror_lower(matrix: Any) -> None:
     """Copy the lower triangle of ``matrix`` [n, n] to the upper, in place, tile by tile."""
     n = matrix.shape[0]
-    tile = 8  # a cache line of float64
-    tiles = (n + tile - 1) // tile
     for stripe in numba.prange(_STRIPES):
-        for b in range(stripe, tiles, _STRIPES):
-            last = min(n, (b + 1) * tile)
-            for j in range(last):
-                row = matrix[j]
-                for i in range(max(j + 1, b * tile), last):
-                    row[i] = matrix[i, j]
+        for first in range(stripe * _LINE, n, _STRIPES * _LINE):
+            last = min(n, first + _LINE)
+            _mirror_tile(matrix, first, last, 0, last)
 
 
 @parallel_kernel
@@ -313,14 +355,20 @@ def add_outer_products(
     sign: int,
     gram: Any,
 ) -> None:
-    """Add ``sign * x x'`` of every row x to an int64 Gram [n, n], in place; rows by item and by row."""
+    """Add ``sign * x x'`` of every row x to an int64 Gram [n, n], in place; rows by item and by row.
+
+    The values are whole numbers.
+    """
+    whole_by_item, whole_by_row = item_values.astype(np.int64), row_values.astype(np.int64)
     for stripe in numba.prange(_STRIPES):
         for i in range(stripe, gram.shape[0], _STRIPES):
             target = gram[i]
             for e in range(item_indptr[i], item_indptr[i + 1]):
-                r, value = item_rows[e], item_values[e]
-                for k in range(row_indptr[r], row_indptr[r + 1]):
-                    target[row_items[k]] += sign * int(value * row_values[k])
+                value = sign * whole_by_item[e]
+                row = slice(row_indptr[item_rows[e]], row_indptr[item_rows[e] + 1])
+                items, values = row_items[row], whole_by_row[row]
+                for k in range(items.size):
+                    target[items[k]] += value * values[k]
 
 
 @parallel_kernel

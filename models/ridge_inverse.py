@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from . import kernels
 from .base import Change, Interactions, IntVector
 from .statistics import csr_arrays, gram_is_exact
+from .threads import one_blas_thread
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
@@ -18,7 +19,7 @@ _LEAST_PIVOT = 1e-6
 """A smaller pivot 1 - leverage loses more than six digits: start again from the Gram."""
 
 _FEW_ROWS = 4
-"""Up to this rank one pass of our own kernel beats BLAS and a mirrored triangle."""
+"""Up to this rank a row at a time beats tiles of BLAS."""
 
 _STRIPES = 8
 
@@ -99,8 +100,8 @@ def downdate_inverse(
 
     Notes
     -----
-    Time O((k + l) n^2), one pass over ``inverse`` if k + l is small, else BLAS (syrk) and a mirrored
-    triangle; extra memory O((k + l) n).
+    Time O((k + l) n^2), one pass over ``inverse`` if k + l is small, else BLAS on tiles of the triangle and
+    a pass to measure; extra memory O((k + l) n).
 
     Examples
     --------
@@ -112,8 +113,9 @@ def downdate_inverse(
     """
     if after is None:
         after = sp.csr_matrix((0, inverse.shape[0]))
-    added, removed = _downdate_terms(inverse, before, after)
-    return _apply_terms(inverse, added, removed, np.zeros(inverse.shape[0]) if probe is None else probe)
+    with one_blas_thread():
+        added, removed = _downdate_terms(inverse, before, after)
+        return _apply_terms(inverse, added, removed, np.zeros(inverse.shape[0]) if probe is None else probe)
 
 
 def _downdate_terms(
@@ -152,22 +154,16 @@ def _solve_lower(factor: NDArray[Any], right: FloatArray) -> FloatArray:
 def _apply_terms(
     inverse: FloatArray, added: FloatArray, removed: FloatArray, probe: FloatArray
 ) -> FloatArray:
-    rank, n = added.shape[0] + removed.shape[0], inverse.shape[0]
-    if 0 < rank <= _FEW_ROWS:
-        signs = np.repeat([-1.0, 1.0], [added.shape[0], removed.shape[0]])
-        products = np.empty((_STRIPES, n))
-        with kernels.threads_for(rank * n * n):
-            kernels.add_symmetric_low_rank(inverse, np.vstack([added, removed]), signs, probe, products)
-        total: FloatArray = products.sum(axis=0)
-        return total
-    for sign, terms in ((-1.0, added), (1.0, removed)):
-        if terms.shape[0]:
-            scipy.linalg.blas.dsyrk(
-                sign, np.ascontiguousarray(terms).T, beta=1.0, c=inverse.T, lower=0, overwrite_c=1
-            )
-    with kernels.threads_for(n * n):
-        kernels.mirror_lower(inverse)
-    return inverse @ probe
+    n = inverse.shape[0]
+    rows, signs = np.vstack([added, removed]), np.repeat([-1.0, 1.0], [added.shape[0], removed.shape[0]])
+    products = np.empty((_STRIPES, n))
+    with kernels.threads_for(rows.shape[0] * n * n):
+        if rows.shape[0] > _FEW_ROWS:
+            kernels.add_symmetric_product(inverse, np.ascontiguousarray((signs[:, None] * rows).T), rows)
+            rows, signs = rows[:0], signs[:0]  # what is left to do is to measure
+        kernels.add_symmetric_low_rank(inverse, rows, signs, probe, products)
+    total: FloatArray = products.sum(axis=0)
+    return total
 
 
 def isolate_items(inverse: FloatArray, items: IntVector, regularization: float) -> None:

@@ -6,12 +6,12 @@ from typing import Any, ClassVar, Self, cast
 import numpy as np
 from implicit.cpu.als import AlternatingLeastSquares
 from numpy.typing import ArrayLike, NDArray
-from threadpoolctl import threadpool_limits
 
 from .als import exact_solver
 from .base import Arrays, Change, Interactions, IntVector, Proof, Scalar, canonical_interactions
 from .factorization import Factorization, FloatArray
 from .item_model import restricted
+from .threads import one_blas_thread
 
 
 class ShardedMF(Factorization):
@@ -143,7 +143,7 @@ class ShardedMF(Factorization):
         own = np.unique(rows.indices)
         rows = rows[:, own]
         rows.sort_indices()
-        with threadpool_limits(1, user_api="blas"):
+        with one_blas_thread():
             model = AlternatingLeastSquares(
                 factors=self.factors,
                 regularization=self.regularization,
@@ -167,7 +167,7 @@ class ShardedMF(Factorization):
         if not known.size:
             return folded
         weighted = (rows[:, known] * self.alpha).astype(np.float32).tocsr()
-        with threadpool_limits(1, user_api="blas"):
+        with one_blas_thread():
             exact_solver()(weighted, folded, block, self.regularization, num_threads=self.num_threads)
         return cast(FloatArray, folded / np.float32(self.shards))
 

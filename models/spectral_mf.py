@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from .base import Arrays, Change, Interactions, IntVector, Proof, Scalar
 from .certificate import Certificate
@@ -31,6 +30,7 @@ from .spectral_solver import (
 )
 from .spectral_update import Update, closed_form_start
 from .subspace import RitzPairs, rayleigh_ritz, shrinkage
+from .threads import one_blas_thread
 
 Values = Literal["counts", "binary", "log"]
 OVERSAMPLING = 0.5
@@ -156,7 +156,7 @@ class SpectralMF(Factorization):
             self._callback = None
 
     def _fit(self, user_items: Interactions, show_progress: bool) -> None:
-        with _one_blas_thread(), solver_progress("SpectralMF", show_progress, self._callback) as report:
+        with one_blas_thread(), solver_progress("SpectralMF", show_progress, self._callback) as report:
             gram = self._gram(user_items)
             solution, spent = self._solve(gram, user_items, report)
             self._settle_at(gram, user_items, solution, spent)
@@ -224,7 +224,7 @@ class SpectralMF(Factorization):
         return sp.csr_matrix((data, interactions.indices, interactions.indptr), shape=interactions.shape)
 
     def _forget(self, change: Change) -> None:
-        with _one_blas_thread():
+        with one_blas_thread():
             self._refine(change)
 
     def _refine(self, change: Change) -> None:
@@ -445,11 +445,6 @@ class SpectralMF(Factorization):
         model.certificate = self.certificate
         model._user_items, model._forgotten = kept, self._forgotten[users]
         return model
-
-
-def _one_blas_thread() -> threadpool_limits:
-    """BLAS between parallel kernels on one thread: its idle threads and Numba's fight for the cores."""
-    return threadpool_limits(1, user_api="blas")
 
 
 def _chosen_threshold(pairs: RitzPairs, factors: int) -> float:

@@ -58,6 +58,21 @@ def test_add_symmetric_low_rank(n, rank, stripes):
     assert np.allclose(products.sum(axis=0), expected @ probe, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("n", [0, 1, 9, 191, 192, 193, 390])
+@pytest.mark.parametrize("rank", [1, 7])
+def test_add_symmetric_product(n, rank):
+    """A symmetric product of two sides is added to both triangles with the same bits, edges included."""
+    rng = np.random.default_rng(n + rank)
+    start = rng.standard_normal((n, n))
+    start += start.T
+    rows, signs = rng.standard_normal((rank, n)), rng.choice([-1.0, 1.0], rank)
+    matrix = start.copy()
+    kernels.add_symmetric_product(matrix, np.ascontiguousarray((signs[:, None] * rows).T), rows)
+    expected = start + sum(sign * np.outer(row, row) for sign, row in zip(signs, rows, strict=True))
+    assert np.allclose(matrix, expected, rtol=1e-12, atol=1e-12)
+    assert np.array_equal(matrix, matrix.T)
+
+
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 65, 130])
 def test_mirror_lower(n):
     """The upper triangle becomes the transposed lower; the lower and the diagonal stay."""
