@@ -72,8 +72,9 @@ def _event(kind: str, **ids: str) -> bytes:
 
 def _events_of_file(path: Path) -> tuple[list[bytes], list[dict[str, Any]]]:
     """Read a file of events or user ids; returns payloads, and the lines that are neither."""
-    from ..streaming.events import UnreadableEvent, parse_simple_json
+    from ..streaming.events import parse_simple_json
     from ..streaming.source import Record
+    from ..streaming.strict_json import UnreadableEvent
 
     try:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from ..engine.engine import Engine
 from ..engine.fence import FenceKey
 from ..engine.ledger import DeadLetter, Ledger, Received
-from .events import FORMATS, UnreadableEvent
+from .formats import Read, Reader
 from .source import EventSource, Record
+from .strict_json import UnreadableEvent
 
 _POLL_SECONDS = 0.2
 _POLL_LIMIT = 1000
@@ -34,14 +35,14 @@ class WorkerReport:
 
 
 def take_in(
-    source: EventSource, name: str, ledger: Ledger, records: Sequence[Record], format_name: str
+    source: EventSource, name: str, ledger: Ledger, records: Sequence[Record], read: Read
 ) -> WorkerReport:
     """Record what was polled, durably, then commit it: the order that loses nothing.
 
     Parameters
     ----------
     name : of the source, under which the ledger keeps its positions.
-    format_name : a key of :data:`~.events.FORMATS`.
+    read : record -> what it asks for: a :class:`~.formats.Reader`.
 
     Returns
     -------
@@ -51,13 +52,14 @@ def take_in(
     letters: list[tuple[Record, str]] = []
     for record in records:
         try:
-            request = FORMATS[format_name](record)
+            requests = read(record)
         except UnreadableEvent as error:
             letters.append((record, str(error)))
         else:
-            received.append((record, Received(request, record.partition, record.offset)))
+            received += [(record, Received(request, record.partition, record.offset)) for request in requests]
     conflicts = ledger.conflicts([entry for _, entry in received])
-    letters += [(received[place][0], _REUSED) for place in sorted(conflicts)]
+    reused = {id(received[place][0]): received[place][0] for place in sorted(conflicts)}
+    letters += [(record, _REUSED) for record in reused.values()]
     for record, reason in letters:
         source.dead_letter(record, reason)
         _log.error("a record was set aside: %s %d: %s", record.partition, record.offset, reason)
@@ -90,6 +92,7 @@ class Worker:
     open_source : makes the source, on the intake's thread; it alone uses it.
     source_name : under which the ledger keeps positions: ``"journal"``, or the topic's name.
     once : end when the source is drained and nothing waits.
+    read : record -> what it asks for; CloudEvents and simple JSON unless it is given.
     on_batch : called with the size of each batch before it is worked off.
     """
 
@@ -100,12 +103,12 @@ class Worker:
         source_name: str = "journal",
         *,
         once: bool = False,
-        format_name: str = "json",
+        read: Read | None = None,
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
         self.report = WorkerReport()
         self._engine, self._open_source, self._source_name = engine, open_source, source_name
-        self._once, self._format_name, self._on_batch = once, format_name, on_batch
+        self._once, self._read, self._on_batch = once, read or Reader(), on_batch
         self._stop, self._arrived = threading.Event(), threading.Event()
         self._intake_ended = threading.Event()
         self._intake_error: BaseException | None = None
@@ -175,7 +178,7 @@ class Worker:
                 if self._once:
                     return
                 continue
-            taken = take_in(source, self._source_name, ledger, records, self._format_name)
+            taken = take_in(source, self._source_name, ledger, records, self._read)
             self.report.recorded += taken.recorded
             self.report.dead_letters += taken.dead_letters
             self._arrived.set()

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from recunlearn.engine.requests import AccountDeletion, InteractionRemoval
-from recunlearn.streaming.events import FORMATS, MAX_BYTES, UnreadableEvent, parse_simple_json
+from recunlearn.streaming.events import parse_simple_json
+from recunlearn.streaming.formats import Reader
 from recunlearn.streaming.source import Record
+from recunlearn.streaming.strict_json import MAX_BYTES, UnreadableEvent
 
 
 def read(value):
@@ -24,7 +26,7 @@ def test_both_events_of_the_contract_are_read():
     single = b'{"id": 7, "type": "interaction.removed", "user_id": 42, "item_id": 7, "more": {"x": [1]}}'
     assert read(account) == AccountDeletion("e-1", "42", at)
     assert read(single) == InteractionRemoval("7", "42", "7", None)
-    assert FORMATS["json"] is parse_simple_json
+    assert Reader()(Record("journal", 0, account)) == [read(account)]
 
 
 SUBJECT = "SECRET-subject-id"
