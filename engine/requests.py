@@ -71,3 +71,14 @@ def canonical_id(external_id: ExternalId) -> str:
     except UnicodeEncodeError as error:
         raise ValueError("an id has a lone surrogate; ids are valid Unicode") from error
     return text
+
+
+def is_distinctive(external_id: str) -> bool:
+    """Tell whether an id can be looked for in free text: a short number is found everywhere.
+
+    Examples
+    --------
+    >>> is_distinctive("42"), is_distinctive("4200042"), is_distinctive("anna")
+    (False, True, True)
+    """
+    return len(external_id) >= 6 or (len(external_id) >= 3 and not external_id.isdecimal())

@@ -1,0 +1,91 @@
+"""What the ledger tells: receipts due, counts, ages, and who is fenced. It changes nothing but receipts."""
+
+from collections.abc import Mapping
+
+from .ledger_file import LedgerFile
+from .ledger_records import ErasedRequest
+from .request_states import TRANSITIONS
+
+
+class Reports(LedgerFile):
+    """Read-outs for receipts, status, fits and verification."""
+
+    def without_receipt(self) -> list[ErasedRequest]:
+        """Return the requests that are erased and have no receipt yet, oldest first."""
+        rows = self._connection.execute(
+            "SELECT seq, request_id, kind, subject, source_partition, source_offset, requested_at, "
+            "received_at, fenced_at, erased_at, outcome, cycle FROM requests "
+            "WHERE state = 'erased' AND receipt IS NULL ORDER BY seq"
+        )
+        return [ErasedRequest(*row) for row in rows]
+
+    def last_receipt(self) -> int:
+        """Return the highest place in the receipt log that is noted; -1 if there is none."""
+        (last,) = self._connection.execute("SELECT max(receipt) FROM requests").fetchone()
+        return -1 if last is None else int(last)
+
+    def receipt_places(self) -> dict[int, int]:
+        """Return number of the request -> place of its receipt in the log, for all that have one."""
+        return dict(self._connection.execute("SELECT seq, receipt FROM requests WHERE receipt IS NOT NULL"))
+
+    def erased_count(self) -> int:
+        """Return how many requests are erased."""
+        (count,) = self._connection.execute("SELECT count(*) FROM requests WHERE state = 'erased'").fetchone()
+        return int(count)
+
+    def note_receipts(self, indices: Mapping[int, int]) -> None:
+        """Remember the receipts of requests: seq -> index in the receipt log."""
+        with self._transaction("note receipts") as connection:
+            connection.executemany(
+                "UPDATE requests SET receipt = ? WHERE seq = ?", [(i, seq) for seq, i in indices.items()]
+            )
+
+    def counts(self) -> dict[str, int]:
+        """Return state -> how many requests are in it (every state), and ``dead_letters``."""
+        counts = dict.fromkeys(TRANSITIONS, 0)
+        counts.update(self._connection.execute("SELECT state, count(*) FROM requests GROUP BY state"))
+        (counts["dead_letters"],) = self._connection.execute("SELECT count(*) FROM dead_letters").fetchone()
+        return counts
+
+    def oldest_pending(self) -> float | None:
+        """Return when the oldest request that is not erased yet was received: Unix seconds."""
+        oldest: float | None
+        (oldest,) = self._connection.execute(
+            "SELECT min(received_at) FROM requests WHERE state IN ('received', 'fenced', 'erasing', 'failed')"
+        ).fetchone()
+        return oldest
+
+    def failures(self) -> list[tuple[str, str]]:
+        """Return (request id, reason) of each failed request."""
+        return self._connection.execute(
+            "SELECT request_id, reason FROM requests WHERE state = 'failed' ORDER BY seq"
+        ).fetchall()
+
+    def timings(self, since_seq: int = 0) -> list[tuple[str, float, float, float]]:
+        """Return (request id, received, fenced, erased) of erased requests after ``since_seq``."""
+        return self._connection.execute(
+            "SELECT request_id, received_at, fenced_at, erased_at FROM requests "
+            "WHERE state = 'erased' AND seq > ? ORDER BY seq",
+            (since_seq,),
+        ).fetchall()
+
+    def fenced_users(self, *, erased_only: bool = False) -> set[bytes]:
+        """Return the keyed hashes of users whose account is fenced, or only of those who are erased."""
+        rows = self._connection.execute(
+            "SELECT subject FROM fence WHERE kind = 'account' AND erased >= ?", (int(erased_only),)
+        )
+        return {subject for (subject,) in rows}
+
+    def fenced_pairs(self, *, erased_only: bool = False) -> tuple[set[bytes], set[bytes]]:
+        """Return the keyed hashes of fenced single interactions, and those of the users they belong to."""
+        rows = self._connection.execute(
+            "SELECT subject, owner FROM fence WHERE kind = 'interaction' AND erased >= ?", (int(erased_only),)
+        ).fetchall()
+        return {subject for subject, _ in rows}, {owner for _, owner in rows}
+
+    def texts(self) -> list[str]:
+        """Return every text that the ledger holds of requests that are done: no id must be among them."""
+        rows = self._connection.execute(
+            "SELECT request_id, user_id, item_id, reason FROM requests WHERE state IN ('erased', 'cancelled')"
+        )
+        return [text for row in rows for text in row if text]
