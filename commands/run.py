@@ -10,28 +10,36 @@ import typer
 from .console import REQUESTS_FAILED, AsJson, State, print_json, wrong_use
 
 if TYPE_CHECKING:
+    from ..engine.state import StatePaths
+    from ..streaming.formats import Reader
     from ..streaming.worker import Worker
 
 
 def run(
     state: State,
     source: Annotated[str, typer.Option(help="Where events come from: journal.")] = "journal",
+    wire_format: Annotated[
+        str | None, typer.Option("--format", help="How events are written; default: [format] name, or auto.")
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Work off what is there, then exit.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Carry out deletions as they arrive: record, fence, forget, publish, purge."""
     from ..engine.engine import Engine
+    from ..engine.state import StatePaths
     from ..streaming.journal import Journal
     from ..streaming.worker import Worker
 
     if source != "journal":
         wrong_use(f"there is no source {source!r}; there is journal")
+    read = reader_of(StatePaths(state), wire_format)
     _log_to_stderr()
     with Engine.open(state) as engine:
         worker = Worker(
             engine,
             lambda: Journal(engine.paths.journal),
             once=once,
+            read=read,
             on_batch=lambda size: typer.echo(f"forgetting a batch of {size:,}", err=True),
         )
         with _stopped_by_signals(worker):
@@ -46,6 +54,18 @@ def run(
         )
     if report.failed or report.dead_letters:
         raise typer.Exit(REQUESTS_FAILED)
+
+
+def reader_of(paths: "StatePaths", wire_format: str | None) -> "Reader":
+    """Make the reader of the state's ``[format]``; ``wire_format`` is used instead of its name."""
+    from ..engine.state import read_config
+    from ..streaming.formats import FormatError, Reader
+
+    table = read_config(paths).tables.get("format", {})
+    try:
+        return Reader.of(table if wire_format is None else {**table, "name": wire_format})
+    except FormatError as error:
+        wrong_use(str(error))
 
 
 def _log_to_stderr() -> None:

@@ -1,7 +1,7 @@
 """Fitting a state: from a file of interactions, or again from what the state itself keeps."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def fit(
                 f"no interaction is left to fit: {len(frame)} given, all of erased users; name other data"
             )
         report = _publish(paths, kept, unfitted, previous, show_progress, on_model)
-        write_config(paths, Config(chosen, {} if config is None else config.options))
+        write_config(paths, replace(config or Config(chosen), models=chosen))
     return FitReport(**report, refused_interactions=len(frame) - len(kept), refused_users=refused_users)
 
 

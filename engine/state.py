@@ -112,11 +112,16 @@ class Config:
     Attributes
     ----------
     models : registry name -> the settings it is constructed with, in order; the first is the default.
-    options : everything else that can be set for a state.
+    options : what can be set for the state itself.
+    tables : the other tables, for who reads them: ``[format]``, ``[kafka]`` and so on.
     """
 
     models: Mapping[str, Mapping[str, Any]]
     options: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, Any] = field(default_factory=dict)
+
+
+_OWN = frozenset({"layout", "models", "options"})
 
 
 def write_config(paths: StatePaths, config: Config) -> None:
@@ -125,7 +130,7 @@ def write_config(paths: StatePaths, config: Config) -> None:
         name: {key: value for key, value in settings.items() if value is not None}
         for name, settings in config.models.items()
     }
-    document = {"layout": LAYOUT, "options": dict(config.options), "models": models}
+    document = {"layout": LAYOUT, "options": dict(config.options), **config.tables, "models": models}
     durable.replace(paths.config, tomli_w.dumps(document).encode())
 
 
@@ -152,7 +157,8 @@ def read_config(paths: StatePaths) -> Config:
             f"{paths.root} has layout version {layout!r}, this is recunlearn for layout {LAYOUT}; "
             "use the release that wrote it, or fit a new state directory"
         )
-    return Config(models=document.get("models", {}), options=document.get("options", {}))
+    tables = {name: value for name, value in document.items() if name not in _OWN}
+    return Config(document.get("models", {}), document.get("options", {}), tables)
 
 
 class WriterLock:

@@ -1,6 +1,7 @@
 """JSON from strangers, read strictly: bounded, UTF-8, no key twice; nothing of it in an error."""
 
 import json
+import re
 from typing import Any, NoReturn
 
 MAX_BYTES = 1 << 20
@@ -54,7 +55,12 @@ def decode(value: bytes | None) -> Any:
     """
     text = text_of(value)
     try:
-        return _DECODER.decode(text)
+        document = _DECODER.decode(text)
+        if _SURROGATE.search(text):
+            json.dumps(document, ensure_ascii=False).encode()
+        return document
+    except UnicodeEncodeError:
+        raise UnreadableEvent("not valid Unicode") from None
     except UnreadableEvent:
         raise
     except RecursionError:
@@ -82,4 +88,5 @@ def _no_number(name: str) -> NoReturn:
     raise UnreadableEvent("not JSON")  # NaN and the infinities: Python reads them, JSON has none
 
 
+_SURROGATE = re.compile(r"\\u[dD]")  # an escape that may be half of a character: then it is looked at
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number)
