@@ -28,12 +28,11 @@ def weigh(rows: Interactions, weighting: Weighting) -> Interactions:
     cosine: the values. tfidf: ``sqrt(x_ui) idf_u``. bm25: ``idf_u``; what the items decide is in
     :func:`bm25_factor`. As in implicit, ``idf_u = log(n_items) - log(1 + |N(u)|)``: users are the terms.
     """
-    values = rows.data.astype(np.float64)
-    if weighting != "cosine":
-        sizes = np.diff(rows.indptr)
-        idf = np.repeat(np.log(max(rows.shape[1], 1)) - np.log1p(sizes), sizes)
-        values = idf if weighting == "bm25" else np.sqrt(values) * idf
-    return _with_values(rows, values)
+    if weighting == "cosine":
+        return rows.astype(np.float64, copy=False)
+    sizes = np.diff(rows.indptr)
+    idf = np.repeat(np.log(max(rows.shape[1], 1)) - np.log1p(sizes), sizes)
+    return _with_values(rows, idf if weighting == "bm25" else np.sqrt(rows.data.astype(np.float64)) * idf)
 
 
 def weigh_bm25_counts(user_items: Interactions, k1: float, b: float) -> Interactions:

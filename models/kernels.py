@@ -59,6 +59,7 @@ _FINE_UNITS = float(2**_FINE_BITS)
 _FINE_MASK = 2**_FINE_BITS - 1
 _STRIPES = 8
 _LINE = 8  # float64 in a line of the cache
+_MERGED = 2  # up to so many changed rows are merged into a row of sums one by one
 _TILE = 192  # rows and columns: a tile and its factors stay in a core's own cache
 
 
@@ -438,17 +439,33 @@ def change_rows(
         parts = np.zeros(n_items if has_fine else 0, dtype=np.int64)
         for place in range(stripe, items.size, _STRIPES):
             i = items[place]
-            for e in range(item_indptr[i], item_indptr[i + 1]):
+            room = slice(start[i], start[i] + length[i])
+            parts_room = room if has_fine else slice(0, 0)
+            rows = slice(item_indptr[i], item_indptr[i + 1])
+            if rows.stop - rows.start <= _MERGED:
+                first_zero = length[i]
+                for e in range(rows.start, rows.stop):
+                    r = item_rows[e]
+                    row = slice(row_indptr[r], row_indptr[r + 1])
+                    first_zero = min(
+                        first_zero,
+                        _merge_row(
+                            columns[room], coarse[room], fine[parts_room],
+                            row_items[row], row_values[row], item_values[e] / unit, signs[r],
+                        ),
+                    )  # fmt: skip
+                length[i] = _drop_zeros(columns[room], coarse[room], fine[parts_room], first_zero)
+                continue
+            for e in range(rows.start, rows.stop):
                 r, value = item_rows[e], item_values[e]
                 for k in range(row_indptr[r], row_indptr[r + 1]):
                     scaled = value * row_values[k] / unit
                     whole[row_items[k]] += signs[r] * _coarse(scaled)
                     if has_fine:
                         parts[row_items[k]] += signs[r] * _fine(scaled)
-            room = slice(start[i], start[i] + length[i])
-            parts_room = room if has_fine else slice(0, 0)
-            length[i] = _change_row(columns[room], coarse[room], fine[parts_room], whole, parts)
-            for e in range(item_indptr[i], item_indptr[i + 1]):
+            _add_row(columns[room], coarse[room], fine[parts_room], whole, parts)
+            length[i] = _drop_zeros(columns[room], coarse[room], fine[parts_room], 0)
+            for e in range(rows.start, rows.stop):
                 for k in range(row_indptr[item_rows[e]], row_indptr[item_rows[e] + 1]):
                     whole[row_items[k]] = 0
                     if has_fine:
@@ -456,20 +473,50 @@ def change_rows(
 
 
 @kernel
-def _change_row(columns: Any, coarse: Any, fine: Any, whole: Any, parts: Any) -> int:
-    """Add dense changes to one row of sparse sums, in place; return how many are not zero."""
-    to = 0
-    for at in range(columns.size):
-        j = columns[at]
-        sum_whole, sum_parts = coarse[at] + whole[j], 0
+def _merge_row(
+    columns: Any, coarse: Any, fine: Any, items: Any, values: Any, factor: float, sign: int
+) -> int:
+    """Add ``sign * factor * values`` at ``items`` to a row of sparse sums; the first zero made, or its size.
+
+    Both are ascending; all items are among the columns unless their value is zero.
+    """
+    at, first_zero = 0, columns.size
+    for k in range(items.size):
+        while at < columns.size and columns[at] < items[k]:
+            at += 1
+        if at == columns.size or columns[at] != items[k]:
+            continue
+        scaled = factor * values[k]
+        coarse[at] += sign * _coarse(scaled)
         if fine.size:
-            sum_parts = fine[at] + parts[j]
-            sum_whole += sum_parts >> _FINE_BITS
-            sum_parts &= _FINE_MASK
-        if sum_whole != 0 or sum_parts != 0:
-            columns[to], coarse[to] = j, sum_whole
+            parts = fine[at] + sign * _fine(scaled)
+            coarse[at] += parts >> _FINE_BITS
+            fine[at] = parts & _FINE_MASK
+        if coarse[at] == 0 and not (fine.size and fine[at] != 0):
+            first_zero = min(first_zero, at)
+    return first_zero
+
+
+@kernel
+def _add_row(columns: Any, coarse: Any, fine: Any, whole: Any, parts: Any) -> None:
+    """Add dense changes to one row of sparse sums, in place."""
+    for at in range(columns.size):
+        coarse[at] += whole[columns[at]]
+    for at in range(fine.size):
+        carried = fine[at] + parts[columns[at]]
+        coarse[at] += carried >> _FINE_BITS
+        fine[at] = carried & _FINE_MASK
+
+
+@kernel
+def _drop_zeros(columns: Any, coarse: Any, fine: Any, first: int) -> int:
+    """Move the sums from ``first`` on that are not zero up, and clear the room behind; how many there are."""
+    to = first
+    for at in range(first, columns.size):
+        if coarse[at] != 0 or (fine.size and fine[at] != 0):
+            columns[to], coarse[to] = columns[at], coarse[at]
             if fine.size:
-                fine[to] = sum_parts
+                fine[to] = fine[at]
             to += 1
     columns[to:] = 0
     coarse[to:] = 0

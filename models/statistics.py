@@ -231,8 +231,10 @@ class CoOccurrence:
         Time O(sum_u |N(u)|^2) over the rows plus one pass over the co-occurrences of ``items``. Pairs that
         fall to zero leave the pattern.
         """
-        change: Interactions = sp.vstack([before, after], format="csr")
-        signs = np.repeat(np.array([-1, 1], dtype=np.int64), [before.shape[0], after.shape[0]])
+        change: Interactions = sp.vstack([before, after], format="csr") if after.nnz else before
+        signs = np.repeat(
+            np.array([-1, 1], dtype=np.int64), [before.shape[0], change.shape[0] - before.shape[0]]
+        )
         by_item, by_row = csr_arrays(change.tocsc()), csr_arrays(change)
         sums = self.start, self.length, self.columns, self.coarse, self.fine
         with kernels.threads_for(float(self.length[items].sum()) + _pairs_in(change)):
