@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .commands import receipts
+from .commands import dead_letters, receipts
 from .commands.bench import bench
 from .commands.demo import demo
 from .commands.fit import fit
@@ -24,7 +24,7 @@ from .commands.verify import verify
 COMMANDS: tuple[Callable[..., Any], ...] = (fit, forget, run, status, serve, demo, bench, verify)
 """The commands, in the order in which ``--help`` lists them."""
 
-GROUPS: dict[str, typer.Typer] = {"receipts": receipts.app}
+GROUPS: dict[str, typer.Typer] = {"receipts": receipts.app, "dead-letters": dead_letters.app}
 """Name -> commands with commands of their own."""
 
 app = typer.Typer(

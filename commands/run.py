@@ -10,24 +10,28 @@ import typer
 from .console import REQUESTS_FAILED, AsJson, State, print_json, wrong_use
 
 if TYPE_CHECKING:
+    from ..engine.engine import Engine
     from ..engine.state import StatePaths
     from ..streaming.formats import Reader
+    from ..streaming.journal import Journal
     from ..streaming.worker import Worker
+
+
+Format = Annotated[
+    str | None, typer.Option("--format", help="How events are written; default: [format] name, or auto.")
+]
 
 
 def run(
     state: State,
     source: Annotated[str, typer.Option(help="Where events come from: journal.")] = "journal",
-    wire_format: Annotated[
-        str | None, typer.Option("--format", help="How events are written; default: [format] name, or auto.")
-    ] = None,
+    wire_format: Format = None,
     once: Annotated[bool, typer.Option("--once", help="Work off what is there, then exit.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Carry out deletions as they arrive: record, fence, forget, publish, purge."""
     from ..engine.engine import Engine
     from ..engine.state import StatePaths
-    from ..streaming.journal import Journal
     from ..streaming.worker import Worker
 
     if source != "journal":
@@ -37,7 +41,7 @@ def run(
     with Engine.open(state) as engine:
         worker = Worker(
             engine,
-            lambda: Journal(engine.paths.journal),
+            lambda: _journal(engine),
             once=once,
             read=read,
             on_batch=lambda size: typer.echo(f"forgetting a batch of {size:,}", err=True),
@@ -54,6 +58,17 @@ def run(
         )
     if report.failed or report.dead_letters:
         raise typer.Exit(REQUESTS_FAILED)
+
+
+def _journal(engine: "Engine") -> "Journal":
+    """Open the journal, without the dead letters that a crash left after they were closed."""
+    from ..engine.fence import FenceKey
+    from ..engine.ledger import Ledger
+    from ..streaming.journal import PARTITION, Journal, letter_files
+
+    with Ledger(engine.paths.ledger, FenceKey.load(engine.paths)) as ledger:
+        letter_files(engine.paths.journal).keep(ledger.open_letters(PARTITION))
+    return Journal(engine.paths.journal)
 
 
 def reader_of(paths: "StatePaths", wire_format: str | None) -> "Reader":

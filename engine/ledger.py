@@ -3,14 +3,15 @@
 Clear ids are here from *received* to *erased* only; then a keyed hash is left. ``secure_delete`` zeroes
 what is freed, and :meth:`Ledger.purge` empties the write-ahead log.
 
-Its parts are a file each: the tables (:mod:`.ledger_file`), the intake (:mod:`.ledger_intake`), the cycles
-(:mod:`.ledger_cycles`), the reports (:mod:`.ledger_reports`); the states a request may be in are
-:data:`~.request_states.TRANSITIONS`.
+Its parts are a file each: the tables (:mod:`.ledger_file`), the intake (:mod:`.ledger_intake`), the dead
+letters (:mod:`.ledger_letters`), the cycles (:mod:`.ledger_cycles`), the reports (:mod:`.ledger_reports`);
+the states a request may be in are :data:`~.request_states.TRANSITIONS`.
 """
 
 from .ledger_cycles import Cycles
 from .ledger_file import LedgerError
 from .ledger_intake import Intake
+from .ledger_letters import Letters
 from .ledger_records import Cycle, DeadLetter, ErasedRequest, Pending, Received
 from .ledger_reports import Reports
 from .request_states import TRANSITIONS
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 
-class Ledger(Intake, Cycles, Reports):
+class Ledger(Intake, Cycles, Letters, Reports):
     """One connection to the ledger: for one thread; each thread and process opens its own.
 
     Examples

@@ -2,9 +2,10 @@
 
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from .ledger_file import LedgerError, LedgerFile
+from .ledger_letters import Coordinates, close_letters
 from .ledger_records import DeadLetter, Received
 from .requests import InteractionRemoval, Request, canonical_id
 
@@ -39,6 +40,7 @@ class Intake(LedgerFile):
         source: str = "",
         positions: Mapping[str, int] | None = None,
         dead_letters: Sequence[DeadLetter] = (),
+        read_at_last: Collection[Coordinates] = (),
     ) -> int:
         """Record requests, fence their users and remember how far the source was read, all or nothing.
 
@@ -47,6 +49,7 @@ class Intake(LedgerFile):
         received : requests; one whose id is known already is a repetition and recorded once.
         source, positions : partition -> next offset to read, stored in the same transaction.
         dead_letters : records of ``source`` that could not be read.
+        read_at_last : dead letters of ``source`` that could be read now: they are none any more.
 
         Returns
         -------
@@ -58,9 +61,11 @@ class Intake(LedgerFile):
             for entry in received:
                 new += self._insert(connection, entry, now)
             connection.executemany(
-                "INSERT OR IGNORE INTO dead_letters VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET reason = excluded.reason",
                 [(source, letter.partition, letter.offset, letter.reason, now) for letter in dead_letters],
             )
+            close_letters(connection, source, read_at_last)
             connection.executemany(
                 "INSERT INTO positions VALUES (?, ?, ?) "
                 "ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset",

@@ -6,9 +6,7 @@ appended (``echo '{"id": ...}' >> <the last segment>``). Appenders and the consu
 a file lock. What is committed is purged from disk at once: the ledger has it by then.
 """
 
-import base64
 import fcntl
-import json
 import logging
 import os
 import time
@@ -19,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..engine import durable
+from .dead_letters import LetterFiles
 from .source import Record
 
 PARTITION = "journal"
@@ -95,8 +94,8 @@ class Journal:
         durable.make_directory(directory)
         self._directory = directory
         with _locked(directory):
-            for leftover in filter(durable.is_temporary, directory.iterdir()):
-                durable.remove(leftover)  # of a commit that a crash cut off: it holds ids
+            for leftover in filter(durable.is_temporary, directory.rglob("*")):
+                durable.remove(leftover)  # of a step that a crash cut off: it holds ids
             _open_segment(directory)
         self._next = _segments(directory)[0][0]
 
@@ -131,6 +130,15 @@ class Journal:
             if not _is_terminated(segment):
                 durable.append(segment, b"\n")
 
+    @property
+    def identity(self) -> str | None:
+        """None: a journal that began anew is shorter than what was read of it, and is read from the first."""
+        return None
+
+    def is_exhausted(self) -> bool:
+        """Tell whether everything was read: always, when :meth:`poll` returned nothing."""
+        return True
+
     def commit(self, positions: Mapping[str, int]) -> None:
         """Purge the records before ``positions["journal"]`` from disk, but none that was not returned."""
         position = min(positions.get(PARTITION, 0), self._next)
@@ -162,20 +170,16 @@ class Journal:
         return base + path.read_bytes().count(b"\n")
 
     def dead_letter(self, record: Record, reason: str) -> None:
-        """Set a record aside in ``dead-letters.ndjson``, with its bytes in base64."""
-        letter = {
-            "partition": record.partition,
-            "offset": record.offset,
-            "timestamp_ms": record.timestamp_ms,
-            "reason": reason,
-            "value": None if record.value is None else base64.b64encode(record.value).decode(),
-        }
-        path = self._directory / "dead-letters.ndjson"
-        start = b"" if not path.exists() or _is_terminated(path) else b"\n"
-        durable.append(path, start + json.dumps(letter).encode() + b"\n", mode=0o600)
+        """Set a record aside in a file of its own, below ``dead-letters/``."""
+        letter_files(self._directory).put(record, reason)
 
     def close(self) -> None:
         """Nothing is held between calls."""
+
+
+def letter_files(directory: Path) -> LetterFiles:
+    """Return the dead letters of the journal in ``directory``."""
+    return LetterFiles(directory / "dead-letters")
 
 
 @contextmanager

@@ -58,7 +58,6 @@ def decode(value: bytes | None) -> Any:
         document = _DECODER.decode(text)
         if _SURROGATE.search(text):
             json.dumps(document, ensure_ascii=False).encode()
-        return document
     except UnicodeEncodeError:
         raise UnreadableEvent("not valid Unicode") from None
     except UnreadableEvent:
@@ -67,6 +66,7 @@ def decode(value: bytes | None) -> Any:
         raise UnreadableEvent("nested too deeply") from None
     except ValueError:
         raise UnreadableEvent("not JSON") from None
+    return document
 
 
 def decode_object(value: bytes | None) -> dict[str, Any]:

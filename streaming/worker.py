@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from ..engine.engine import Engine
 from ..engine.fence import FenceKey
 from ..engine.ledger import DeadLetter, Ledger, Received
+from .dead_letters import REUSED
 from .formats import Read, Reader
 from .source import EventSource, Record
 from .strict_json import UnreadableEvent
 
 _POLL_SECONDS = 0.2
 _POLL_LIMIT = 1000
+_LOOK_SECONDS = 1.0  # another process may record, too: `dead-letters replay`
 _BATCH_LIMIT = 10_000
-_REUSED = "the request id was used for another subject before"
 _log = logging.getLogger(__name__)
 
 
@@ -59,7 +60,7 @@ def take_in(
             received += [(record, Received(request, record.partition, record.offset)) for request in requests]
     conflicts = ledger.conflicts([entry for _, entry in received])
     reused = {id(received[place][0]): received[place][0] for place in sorted(conflicts)}
-    letters += [(record, _REUSED) for record in reused.values()]
+    letters += [(record, REUSED) for record in reused.values()]
     for record, reason in letters:
         source.dead_letter(record, reason)
         _log.error("a record was set aside: %s %d: %s", record.partition, record.offset, reason)
@@ -152,7 +153,7 @@ class Worker:
             elif drained:
                 return
             else:
-                self._arrived.wait()
+                self._arrived.wait(_LOOK_SECONDS)
 
     def _take_in_all(self) -> None:
         """Run the intake: the thread's main function."""

@@ -23,6 +23,7 @@ from recunlearn.engine.snapshot import load_snapshot
 from recunlearn.engine.state import StatePaths
 from recunlearn.engine.verification import verify_state
 from recunlearn.engine.version import Store, VersionError
+from recunlearn.streaming.formats import Reader
 from recunlearn.streaming.journal import Journal, append
 from recunlearn.streaming.worker import Worker, resume, take_in
 
@@ -61,7 +62,7 @@ def cycle(state):
         journal = Journal(state / "journal")
         resume(journal, "journal", engine.ledger)
         while records := journal.poll(0, 4):
-            take_in(journal, "journal", engine.ledger, records, "json")
+            take_in(journal, "journal", engine.ledger, records, Reader())
         engine.apply(engine.ledger.pending())
 
 

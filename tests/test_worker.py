@@ -8,7 +8,7 @@ from recunlearn.engine.engine import Engine
 from recunlearn.engine.fence import Fence
 from recunlearn.engine.fitting import fit
 from recunlearn.engine.snapshot import load_snapshot
-from recunlearn.streaming.journal import Journal, append
+from recunlearn.streaming.journal import Journal, append, letter_files
 from recunlearn.streaming.worker import Worker
 
 from .popularity import POISON, Popularity, interactions
@@ -47,8 +47,7 @@ def test_what_is_in_the_journal_is_worked_off(state):
     assert (report.recorded, report.erased, report.failed, report.dead_letters) == (2, 2, 0, 2)
     assert report.versions == 1
     assert load_snapshot(state).user_ids() == [3, 4, 5, 6, 7, 8]
-    letters = (state / "journal" / "dead-letters.ndjson").read_text().splitlines()
-    assert [json.loads(line)["reason"] for line in letters] == ["not JSON", "empty"]
+    assert [letter.reason for letter in letter_files(state / "journal").letters()] == ["not JSON", "empty"]
     assert counts(state)["dead_letters"] == 2
     assert drain(state).erased == 0
 
@@ -59,8 +58,8 @@ def test_a_request_id_used_for_another_subject_is_set_aside(state):
     report = drain(state)
     assert (report.recorded, report.dead_letters) == (1, 1)
     assert load_snapshot(state).has_user(2)
-    letter = json.loads((state / "journal" / "dead-letters.ndjson").read_text())
-    assert letter["reason"] == "the request id was used for another subject before"
+    (letter,) = letter_files(state / "journal").letters()
+    assert letter.reason == "the request id was used for another subject before"
 
 
 def test_fencing_does_not_wait_for_a_solve(state, monkeypatch):
