@@ -53,7 +53,7 @@ def append(directory: Path, payloads: Sequence[bytes]) -> None:
     durable.make_directory(directory)
     with _locked(directory):
         segment = _open_segment(directory)
-        start = b"" if _is_terminated(segment) else b"\n"  # what a crash tore off becomes a line of its own
+        start = b"" if is_terminated(segment) else b"\n"  # what a crash tore off becomes a line of its own
         durable.append(segment, start + lines, mode=0o600)
 
 
@@ -123,11 +123,11 @@ class Journal:
 
     def _terminate_torn_line(self) -> None:
         """Make a line of what an appender that crashed, or forgot the line break, left at the end."""
-        if _is_terminated(_segments(self._directory)[-1][1]):
+        if is_terminated(_segments(self._directory)[-1][1]):
             return
         with _locked(self._directory):  # no appender is at work now
             segment = _segments(self._directory)[-1][1]
-            if not _is_terminated(segment):
+            if not is_terminated(segment):
                 durable.append(segment, b"\n")
 
     @property
@@ -220,7 +220,8 @@ def _open_segment(directory: Path) -> Path:
     return _create_segment(directory, base + content.count(b"\n"), b"")
 
 
-def _is_terminated(path: Path) -> bool:
+def is_terminated(path: Path) -> bool:
+    """Tell whether a file is empty or ends with a line break: whether its last line is whole."""
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END) == 0:
             return True
