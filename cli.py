@@ -16,12 +16,13 @@ from .commands.bench import bench
 from .commands.demo import demo
 from .commands.fit import fit
 from .commands.forget import forget
+from .commands.pull import pull
 from .commands.run import run
 from .commands.serve import serve
 from .commands.status import status
 from .commands.verify import verify
 
-COMMANDS: tuple[Callable[..., Any], ...] = (fit, forget, run, status, serve, demo, bench, verify)
+COMMANDS: tuple[Callable[..., Any], ...] = (fit, forget, run, status, serve, pull, demo, bench, verify)
 """The commands, in the order in which ``--help`` lists them."""
 
 GROUPS: dict[str, typer.Typer] = {"receipts": receipts.app, "dead-letters": dead_letters.app}
