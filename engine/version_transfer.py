@@ -162,9 +162,7 @@ def _fetch_files(fetch: Open, directory: Path, manifest: Manifest) -> tuple[int,
                 continue
             durable.remove(path)
         durable.make_directory(path.parent)
-        durable.create(
-            path, lambda file, name=name, record=record: _copy(fetch, manifest, name, record, file)
-        )
+        durable.create(path, partial(_copy, fetch, manifest, name, record))
         files, size = files + 1, size + record.size
     for folder in {directory / PurePosixPath(name).parent for name in manifest.files}:
         durable.sync_directory(folder)
