@@ -480,7 +480,7 @@ def _merge_row(
 
     Both are ascending; all items are among the columns unless their value is zero.
     """
-    at, first_zero = 0, columns.size
+    at, first_zero = 0, int(columns.size)
     for k in range(items.size):
         while at < columns.size and columns[at] < items[k]:
             at += 1

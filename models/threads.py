@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager
 from functools import cache
+from typing import cast
 
 from threadpoolctl import ThreadpoolController
 
@@ -14,7 +15,7 @@ def one_blas_thread() -> AbstractContextManager[object]:
     >>> with one_blas_thread():
     ...     pass
     """
-    return _libraries().limit(limits=1, user_api="blas")
+    return cast(AbstractContextManager[object], _libraries().limit(limits=1, user_api="blas"))
 
 
 @cache
