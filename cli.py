@@ -13,6 +13,7 @@ import typer
 
 from .commands import dead_letters, receipts
 from .commands.bench import bench
+from .commands.datasets import datasets
 from .commands.demo import demo
 from .commands.fit import fit
 from .commands.forget import forget
@@ -22,7 +23,18 @@ from .commands.serve import serve
 from .commands.status import status
 from .commands.verify import verify
 
-COMMANDS: tuple[Callable[..., Any], ...] = (fit, forget, run, status, serve, pull, demo, bench, verify)
+COMMANDS: tuple[Callable[..., Any], ...] = (
+    fit,
+    forget,
+    run,
+    status,
+    serve,
+    pull,
+    demo,
+    bench,
+    verify,
+    datasets,
+)
 """The commands, in the order in which ``--help`` lists them."""
 
 GROUPS: dict[str, typer.Typer] = {"receipts": receipts.app, "dead-letters": dead_letters.app}

