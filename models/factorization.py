@@ -28,6 +28,8 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
     """
 
     _factors: tuple[Any, Any, Any] = (None, None, None)
+    _usable_of: tuple[Any, Any] = (None, None)
+    _unit_of: tuple[Any, Any, Any] = (None, None, None)
 
     def __init__(self, num_threads: int = 0) -> None:
         MatrixFactorizationBase.__init__(self, num_threads=num_threads)
@@ -55,9 +57,10 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
     ) -> None:
         """Replace the factors, and the scale of items that folding in needs, all at once.
 
-        What implicit caches of the old ones is dropped.
+        What is cached of the old ones is dropped.
         """
         self._user_norms = self._item_norms = None
+        self._usable_of, self._unit_of = (None, None), (None, None, None)
         self._factors = (user_factors, item_factors, item_scale)
 
     def recommend(
@@ -215,7 +218,10 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
         n_items = item_factors.shape[0]
         if items is not None and filter_items is not None:
             raise ValueError("items and filter_items are both given; give one of them")
-        usable = np.any(item_factors != 0, axis=1)
+        if items is None and filter_items is None:
+            return self._usable(item_factors)
+        usable = np.zeros(n_items, np.bool_)
+        usable[self._usable(item_factors)] = True
         if items is not None:
             asked = np.zeros(n_items, np.bool_)
             asked[self._known(np.asarray(items, np.int64).reshape(-1), n_items, "item")] = True
@@ -223,6 +229,24 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
         if filter_items is not None:
             usable[self._known(np.asarray(filter_items, np.int64).reshape(-1), n_items, "item")] = False
         return np.flatnonzero(usable)
+
+    def _usable(self, item_factors: FloatArray) -> NDArray[np.int64]:
+        """Return the items that are not empty, ascending; looked up once for factors that are published."""
+        known, usable = self._usable_of
+        if known is not item_factors:
+            usable = np.flatnonzero(np.any(item_factors != 0, axis=1))
+            self._usable_of = (item_factors, usable)
+        return cast("NDArray[np.int64]", usable)
+
+    def _unit(self, factors: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the rows of ``factors`` at length one (zero rows as they are) and their lengths."""
+        known, unit, norms = self._unit_of
+        if known is not factors:
+            norms = np.linalg.norm(factors, axis=1)
+            unit = np.ascontiguousarray(factors / np.where(norms > 0, norms, 1)[:, None])
+            if factors is self.item_factors:
+                self._unit_of = (factors, unit, norms)
+        return unit, norms
 
     def _top(
         self,
@@ -242,7 +266,7 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
             np.ascontiguousarray(queries, factors.dtype),
             min(n, candidates.size),
             filter_query_items=liked,
-            num_threads=self.num_threads,
+            num_threads=self._threads(queries.shape[0]),
         )
         padding = (found_scores <= -np.finfo(np.float32).max) | ~np.any(queries != 0, axis=1)[:, None]
         ids = np.full((queries.shape[0], n), -1, np.int32)
@@ -251,13 +275,17 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
         scores[:, : found.shape[1]] = np.where(padding, -np.inf, found_scores)
         return ids, scores
 
+    def _threads(self, queries: int) -> int:
+        """Return implicit's number of threads: for one query, a second thread only costs."""
+        return 1 if queries == 1 else self.num_threads
+
     def _similar(
         self, ids: Any, factors: FloatArray, n: int, only: ArrayLike | None, without: ArrayLike | None
     ) -> Ranked:
         """Rank rows of ``factors`` by cosine."""
         if n < 1:
             raise ValueError(f"N is {n}; ask for at least one")
-        norms = np.linalg.norm(factors, axis=1)
+        unit, norms = self._unit(factors)
         usable = norms > 0
         if only is not None:
             asked = np.zeros(norms.size, np.bool_)
@@ -271,9 +299,8 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
         scores = np.full((asked_ids.size, n), -np.inf, factors.dtype)
         width = min(n, candidates.size)
         if width:
-            unit = np.ascontiguousarray(factors[candidates] / norms[candidates, None])
-            length = np.where(norms[asked_ids] > 0, norms[asked_ids], 1.0)[:, None].astype(factors.dtype)
-            top, cosines = topk(unit, factors[asked_ids] / length, width, num_threads=self.num_threads)
+            rows = unit if candidates.size == norms.size else unit[candidates]
+            top, cosines = topk(rows, unit[asked_ids], width, num_threads=self._threads(asked_ids.size))
             nothing = (norms[asked_ids] == 0)[:, None]
             found[:, :width] = np.where(nothing, -1, candidates[top])
             scores[:, :width] = np.where(nothing, -np.inf, cosines)
