@@ -1,8 +1,8 @@
 """``recunlearn verify``: every file is what was written, every proof holds, no erased user is left."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from .fence import FenceKey
 from .interactions import read_store
 from .ledger import Ledger, is_distinctive
 from .purge import ScanResult, obsolete_files
+from .rebuild import Rebuilt, rebuild_models
 from .receipts import check_log
 from .state import StatePaths, read_config
 from .version import (
@@ -42,6 +43,7 @@ class Verification:
     scan : what a search of every file for erased users found.
     receipts, valid_receipts : how many there are; how many check out.
     problems : everything that is not as it must be, one line each; empty if all is well.
+    deep : registry name -> how the model compares with a fit from scratch; empty unless asked for.
     """
 
     models: Mapping[str, Mapping[str, Any]]
@@ -49,6 +51,7 @@ class Verification:
     receipts: int
     valid_receipts: int
     problems: list[str]
+    deep: Mapping[str, Rebuilt] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -56,11 +59,18 @@ class Verification:
         return not self.problems
 
 
-def verify_state(state_dir: str | Path) -> Verification:
+def verify_state(
+    state_dir: str | Path, *, deep: bool = False, on_model: Callable[[str], None] = lambda name: None
+) -> Verification:
     """Check a state: digests, models against their records, receipts, and remains of erased users.
 
     Once a user is erased their id is known to nobody: each id, and each word of text, that is found in a
     file is hashed with the fence key and looked up among those that are erased.
+
+    Parameters
+    ----------
+    deep : also fit every model from scratch to what is kept, and compare: as long as a fit takes.
+    on_model : called with the name of each model that is about to be fitted.
 
     Raises
     ------
@@ -71,12 +81,14 @@ def verify_state(state_dir: str | Path) -> Verification:
     read_config(paths)
     while True:
         current = read_current(paths)
-        found = read_while_current(paths, partial(_verify_version, paths))
+        found = read_while_current(paths, partial(_verify_version, paths, deep, on_model))
         if found.ok or read_current(paths) == current:  # else it was replaced under our eyes
             return found
 
 
-def _verify_version(paths: StatePaths, number: int, digest: str) -> Verification:
+def _verify_version(
+    paths: StatePaths, deep: bool, on_model: Callable[[str], None], number: int, digest: str
+) -> Verification:
     manifest = read_manifest(paths, number, digest)
     key = FenceKey.load(paths)
     directory = paths.version(number)
@@ -94,6 +106,12 @@ def _verify_version(paths: StatePaths, number: int, digest: str) -> Verification
         problems.append(f"CURRENT names version {number}, but an erasure was published in version {newest}")
     if not problems:
         problems += _check_models(paths, directory, manifest)
+    rebuilt = rebuild_models(paths, manifest, on_model) if deep and not problems else {}
+    problems += [
+        f"model {name} is {found.distance:.3g} from a fit to what is kept, allowed are {found.allowed:.3g}"
+        for name, found in rebuilt.items()
+        if not found.ok
+    ]
     scan = scan_for_erased(paths, erased, texts)
     problems += receipt_problems
     problems += [f"{path} holds something of an erased user" for path in scan.found]
@@ -101,7 +119,7 @@ def _verify_version(paths: StatePaths, number: int, digest: str) -> Verification
         name: {key: getattr(model.proof, key) for key in ("exact", "bound", "erased_at_least")}
         for name, model in manifest.models.items()
     }
-    return Verification(models, scan, count, valid, problems)
+    return Verification(models, scan, count, valid, problems, rebuilt)
 
 
 def _check_models(paths: StatePaths, directory: Path, manifest: Manifest) -> list[str]:
