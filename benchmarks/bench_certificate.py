@@ -76,7 +76,7 @@ def main() -> None:
         before = shrunk(values, vectors, lam)
         influence = distance(formed, (before[0] * ratio, before[1] / ratio), best)
         basis = vectors[:, :WIDTH] * ratio
-        start = rayleigh_ritz(basis, formed @ basis)
+        start = rayleigh_ritz(basis.copy(), formed @ basis)
         for degree in (3, 4, 5, 6, 7, 8):
             filtered = chebyshev_filter(gram.apply, start, float(start.values[-1]), degree)
             pairs = rayleigh_ritz(filtered, formed @ filtered)

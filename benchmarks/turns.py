@@ -1,5 +1,6 @@
 """What the benchmarks share: times taken in turns with a peer's, the data, the peer, the machine."""
 
+import ctypes
 import gc
 import json
 import platform
@@ -79,6 +80,7 @@ def implicit_fit(user_items: sp.csr_matrix, factors: int) -> AlternatingLeastSqu
 def peak_above(call: Callable[[], object]) -> float:
     """Return how far the resident memory of this process rises during a call, in MiB (Linux)."""
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before would be used again, and not be seen
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before = _resident("VmRSS")
     call()

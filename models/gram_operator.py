@@ -27,6 +27,8 @@ BLOCKS_PER_THREAD = 4
 DENSE_MOST_ITEMS = 8192
 STRIP_BYTES = 256
 """Bytes of a row of a strip of columns: a strip of the items' block should stay in a core's cache."""
+COLUMNS_BYTES = 768
+"""Bytes of a row of the columns applied to at once: they bound the users' block between two passes."""
 CACHE_BYTES = 8_000_000
 """A strip of the users' block beyond this goes through memory between two passes."""
 
@@ -189,8 +191,14 @@ class GramOperator:
 
     def apply(self, block: FloatMatrix) -> FloatMatrix:
         """Compute ``G~ V``: [n_items, k] of the dtype of ``block``, float [n_items, k]."""
-        product = self._form.times(self._scaled(block))
-        return np.asarray(product * self.item_scale.astype(block.dtype)[:, None])
+        width = COLUMNS_BYTES // block.dtype.itemsize
+        scale = self.item_scale.astype(block.dtype)[:, None]
+        product = np.empty_like(block, order="C")
+        for at in range(0, block.shape[1], width):
+            strip = slice(at, at + width)
+            product[:, strip] = self._form.times(self._scaled(block[:, strip]))
+        product *= scale
+        return product
 
     def _scaled(self, block: FloatMatrix) -> FloatMatrix:
         return np.ascontiguousarray(block * self.item_scale.astype(block.dtype)[:, None])

@@ -29,7 +29,7 @@ class HeldOut:
     Attributes
     ----------
     training : CSR [n_users, n_items], about nine tenths of the entries.
-    users : int64 [k], the rows to validate on: at most 1,024 that have entries on both sides.
+    users : int64 [k], the rows to validate on, which have entries on both sides.
     wanted : CSR [k, n_items], what is held out of those rows.
     """
 
@@ -38,8 +38,8 @@ class HeldOut:
     wanted: Interactions
 
 
-def hold_out(interactions: Interactions) -> HeldOut:
-    """Hold a tenth of the interactions out, at random with a fixed seed.
+def hold_out(interactions: Interactions, most_users: int = MOST_USERS) -> HeldOut:
+    """Hold a tenth of the interactions out, at random, seed fixed; validate on ``most_users`` at the most.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def hold_out(interactions: Interactions) -> HeldOut:
     held = rng.random(interactions.nnz) < HELD_OUT
     training, wanted = (_entries(interactions, chosen) for chosen in (~held, held))
     both = np.flatnonzero((np.diff(training.indptr) > 0) & (np.diff(wanted.indptr) > 0))
-    users = np.sort(rng.permutation(both)[:MOST_USERS])
+    users = np.sort(rng.permutation(both)[:most_users])
     return HeldOut(training, users, wanted[users])
 
 

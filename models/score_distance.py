@@ -5,19 +5,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-ROWS_AT_ONCE = 4096
+ROWS_AT_ONCE = 512
 GRAM_DIGITS = 1e-5
 """Below this share of the norms, squares of differences lose digits: the QR form takes over."""
 
 
 def score_distance(
-    users_a: NDArray[Any], items_a: NDArray[Any], users_b: NDArray[Any], items_b: NDArray[Any]
+    users_a: NDArray[Any],
+    items_a: NDArray[Any],
+    users_b: NDArray[Any],
+    items_b: NDArray[Any],
+    user_weights: NDArray[Any] | None = None,
+    item_weights: NDArray[Any] | None = None,
 ) -> float:
-    """``|A1 A2' - B1 B2'|_F``.
+    """``|D1 (A1 A2' - B1 B2') D2|_F``, D1 and D2 the diagonals of the weights.
 
     Parameters
     ----------
     users_a : [m, r], items_a : [n, r], users_b : [m, s], items_b : [n, s]; any float dtype.
+    user_weights : [m], item_weights : [n]; None: all one.
 
     Returns
     -------
@@ -34,18 +40,23 @@ def score_distance(
     >>> score_distance(one, one, 0.5 * one, one)
     1.0
     """
-    grams = _gram(users_a, users_b), _gram(items_a, items_b, -1.0)
+    grams = _gram(users_a, users_b, user_weights), _gram(items_a, items_b, item_weights, -1.0)
     squared = float(np.sum(grams[0] * grams[1]))
     size = float(np.sqrt(np.sum(grams[0] ** 2) * np.sum(grams[1] ** 2)))
     if squared > GRAM_DIGITS**2 * size:
         return float(np.sqrt(squared))
     left = np.concatenate([users_a, users_b], axis=1, dtype=np.float64)
     right = np.concatenate([items_a, -items_b], axis=1, dtype=np.float64)
+    for columns, weights in ((left, user_weights), (right, item_weights)):
+        if weights is not None:
+            columns *= weights[:, None]
     return float(np.linalg.norm(_triangle(left) @ _triangle(right).T))
 
 
-def _gram(a: NDArray[Any], b: NDArray[Any], sign: float = 1.0) -> NDArray[np.float64]:
-    """Return ``[a sign*b]'[a sign*b]`` in float64, some rows at a time."""
+def _gram(
+    a: NDArray[Any], b: NDArray[Any], weights: NDArray[Any] | None, sign: float = 1.0
+) -> NDArray[np.float64]:
+    """Return ``[a sign*b]' D^2 [a sign*b]`` in float64, some rows at a time."""
     width = a.shape[1] + b.shape[1]
     total = np.zeros((width, width))
     rows = np.empty((min(ROWS_AT_ONCE, a.shape[0]), width))
@@ -54,6 +65,8 @@ def _gram(a: NDArray[Any], b: NDArray[Any], sign: float = 1.0) -> NDArray[np.flo
         part[:, : a.shape[1]] = a[start : start + ROWS_AT_ONCE]
         part[:, a.shape[1] :] = b[start : start + ROWS_AT_ONCE]
         part[:, a.shape[1] :] *= sign
+        if weights is not None:
+            part *= weights[start : start + ROWS_AT_ONCE, None]
         total += part.T @ part
     return total
 

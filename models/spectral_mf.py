@@ -263,8 +263,8 @@ class SpectralMF(Factorization):
 
     def _known_pairs(self) -> RitzPairs:
         """Return the work subspace with its images; after a restore they take one application."""
-        if not self._pairs.images.size:
-            vectors = np.ascontiguousarray(self._pairs.vectors)
+        if not self._pairs.residuals.size:
+            vectors = np.array(self._pairs.vectors, order="C")
             self._pairs = rayleigh_ritz(vectors, self._gram(self.user_items).apply(vectors))
         return self._pairs
 
@@ -283,8 +283,9 @@ class SpectralMF(Factorization):
         stay[change.users] = False
         if not stay.any():
             stay = ~change.forgotten
-        scale = gram.item_scale[:, None]
-        return score_distance(self.user_factors[stay], self.item_factors * scale, users[stay], items * scale)
+        return score_distance(
+            self.user_factors, self.item_factors, users, items, stay.astype(np.float64), gram.item_scale
+        )
 
     def _settle_at(
         self,
@@ -311,9 +312,10 @@ class SpectralMF(Factorization):
         for at in range(0, rank, COLUMNS_AT_ONCE):
             strip = slice(at, at + COLUMNS_AT_ONCE)
             users[:, strip] = gram.rows_times(directions[:, strip])
-        items = directions / gram.item_scale[:, None]
+        items = np.empty(directions.shape, self.dtype)
+        np.divide(directions, gram.item_scale[:, None], out=items, casting="same_kind")
         items[np.bincount(user_items.indices, minlength=gram.shape[1]) == 0] = 0.0
-        return users, items.astype(self.dtype)
+        return users, items
 
     def _certify(
         self,
@@ -349,15 +351,18 @@ class SpectralMF(Factorization):
         ``sigma f^1/2``, Q~ = V f^1/2 has norm at most 1. Half a unit in the last place for every entry.
         """
         unit = float(np.finfo(self.dtype).eps) / 2
-        users, items = factors[0].astype(np.float64), factors[1].astype(np.float64) * gram.item_scale[:, None]
-        users_rounding = unit * float(np.linalg.norm(users))
+        users, items = factors
         rank = users.shape[1]
+        lengths_of_users = np.einsum("ij,ij->j", users, users, dtype=np.float64)
+        lengths_of_items = np.einsum("ij,ij,i->j", items, items, gram.item_scale**2, dtype=np.float64)
+        users_rounding = unit * float(np.sqrt(lengths_of_users.sum()))
         lengths = np.sqrt(
             np.maximum(solution.pairs.values[:rank], 0.0)
             * shrinkage(solution.pairs.values[:rank], solution.threshold)
         )
-        items_rounding = unit * float(np.linalg.norm(np.linalg.norm(items, axis=0) * lengths))
-        return users_rounding + items_rounding + users_rounding * unit * float(np.linalg.norm(items))
+        items_rounding = unit * float(np.linalg.norm(np.sqrt(lengths_of_items) * lengths))
+        norm_of_items = float(np.sqrt(lengths_of_items.sum()))
+        return users_rounding + items_rounding + users_rounding * unit * norm_of_items
 
     def _take(
         self,
@@ -367,8 +372,9 @@ class SpectralMF(Factorization):
         certificate: Certificate,
     ) -> None:
         """Replace the model's state at once."""
+        pairs = solution.pairs.compact()
         self._publish(*factors, gram.item_scale)
-        self._pairs = solution.pairs
+        self._pairs = pairs
         self.regularization, self.certificate = solution.threshold, certificate
 
     @property
@@ -440,8 +446,8 @@ class SpectralMF(Factorization):
         kept = restricted(self.user_items, users, items)
         model = type(self)(**self.settings())  # type: ignore[arg-type]
         model._publish(self.user_factors[users], self.item_factors[items], self._item_scale[items])
-        images = self._pairs.images[items] if self._pairs.images.size else self._pairs.images
-        model._pairs = replace(self._pairs, vectors=self._pairs.vectors[items], images=images)
+        residuals = self._pairs.residuals[items] if self._pairs.residuals.size else self._pairs.residuals
+        model._pairs = replace(self._pairs, vectors=self._pairs.vectors[items], residuals=residuals)
         model.certificate = self.certificate
         model._user_items, model._forgotten = kept, self._forgotten[users]
         return model

@@ -14,7 +14,15 @@ from .gram_operator import GramOperator
 from .outside import outside_bound
 from .progress import Report
 from .spectral_bound import Residuals, distance_bound
-from .subspace import FloatMatrix, RitzPairs, chebyshev_filter, orthonormalise, rayleigh_ritz, shrinkage
+from .subspace import (
+    FloatMatrix,
+    RitzPairs,
+    chebyshev_filter,
+    inner_products,
+    orthonormalise,
+    rayleigh_ritz,
+    shrinkage,
+)
 
 Target = Callable[[RitzPairs, float], float]
 
@@ -74,9 +82,9 @@ def norm_of(pairs: RitzPairs, threshold: float) -> float:
 
 def random_start(gram: GramOperator, width: int) -> RitzPairs:
     """Ritz pairs on ``G~`` times a seeded Gaussian block [n_items, width]: two applications."""
-    apply = _apply_in(gram, np.float32)
-    (basis,) = orthonormalise(apply(np.random.default_rng(SEED).standard_normal((gram.shape[1], width))))
-    return rayleigh_ritz(basis, apply(basis), orthonormal=True)
+    draws = np.random.default_rng(SEED).standard_normal((gram.shape[1], width), dtype=np.float32)
+    (basis,) = orthonormalise(gram.apply(draws))
+    return rayleigh_ritz(basis, gram.apply(basis), orthonormal=True)
 
 
 def whole_space(gram: GramOperator) -> RitzPairs:
@@ -114,7 +122,8 @@ def settle(gram: GramOperator, start: RitzPairs, factors: int) -> tuple[RitzPair
     pairs, spent = start, 0
     for _ in range(MOST_ROUNDS):
         basis = _filter(gram, pairs, NEXT_TO_NOTHING**2 * float(pairs.values[0]), FIRST_DEGREE, np.float32)
-        pairs = rayleigh_ritz(basis, _apply_in(gram, np.float32)(basis), orthonormal=True)
+        basis = basis.astype(np.float32)
+        pairs = rayleigh_ritz(basis, gram.apply(basis), orthonormal=True)
         spent += FIRST_DEGREE
         error = np.linalg.norm(pairs.residuals[:, factors]) ** 2
         value = max(pairs.values[factors], NEXT_TO_NOTHING**2 * pairs.values[0])
@@ -157,7 +166,9 @@ def converge(
         degree = 0 if whole else predicted_degree(pairs, threshold, goal)
         coarse = goal > FLOAT32_FLOOR * max(norm_of(pairs, threshold), threshold)
         lowest = NEXT_TO_NOTHING * threshold**2
+        pairs = pairs.compact() if coarse else pairs
         basis = _filter(gram, pairs, lowest, degree, np.float32 if coarse else np.float64)
+        del pairs  # the room that they take is needed
         pairs = rayleigh_ritz(basis, gram.apply(basis), orthonormal=True)
         applications += max(degree, 1)
         goal, estimate = target(pairs, threshold), first_order(pairs, threshold)
@@ -178,17 +189,8 @@ def _filter(
 ) -> FloatMatrix:
     """Filter and orthonormalise, with passes in ``dtype``: float64 [n_items, k]. The cut: >= ``lowest``."""
     if not degree:
-        return orthonormalise(pairs.vectors)[0]
-    return chebyshev_filter(_apply_in(gram, dtype), pairs, max(float(pairs.values[-1]), lowest), degree)
-
-
-def _apply_in(gram: GramOperator, dtype: DTypeLike) -> Callable[[FloatMatrix], FloatMatrix]:
-    """``G~`` applied in ``dtype`` to blocks in float64."""
-
-    def apply(block: FloatMatrix) -> FloatMatrix:
-        return gram.apply(block.astype(dtype, copy=False)).astype(np.float64, copy=False)
-
-    return apply
+        return orthonormalise(pairs.vectors.astype(np.float64))[0]
+    return chebyshev_filter(gram.apply, pairs, max(float(pairs.values[-1]), lowest), degree, dtype)
 
 
 def first_order(pairs: RitzPairs, threshold: float) -> float:
@@ -241,7 +243,7 @@ def _residuals(gram: GramOperator, pairs: RitzPairs, threshold: float, outside: 
     """Collect the residuals, made larger by what rounding can hide in them."""
     errors = pairs.residuals
     width = pairs.values.size
-    metric = pairs.vectors.T @ pairs.vectors - np.eye(width)
+    metric = inner_products(pairs.vectors, pairs.vectors) - np.eye(width)
     hidden = _product_rounding(gram, pairs) + float(np.linalg.norm(metric)) * float(pairs.values[0])
-    inflated = 1.001 * (errors.T @ errors) + 1001.0 * hidden**2 * np.eye(width)
+    inflated = 1.001 * inner_products(errors, errors) + 1001.0 * hidden**2 * np.eye(width)
     return Residuals(pairs.values, inflated, threshold, outside)

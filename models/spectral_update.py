@@ -13,9 +13,19 @@ from numpy.typing import NDArray
 
 from .base import Interactions
 from .gram_operator import GramOperator, degrees
-from .subspace import FloatMatrix, RitzPairs, orthonormalise, rayleigh_ritz, shrinkage
+from .subspace import (
+    FloatMatrix,
+    RitzPairs,
+    inner_products,
+    orthonormalise,
+    ritz_rotation,
+    rotated,
+    shrinkage,
+)
 
 MOST_NEW_DIRECTIONS = 16
+"""Of many rows a few directions are a small part, and cost more than they save the filter."""
+COLUMNS_AT_ONCE = 32
 PROBES = 32
 
 
@@ -25,7 +35,7 @@ class Update:
 
     Attributes
     ----------
-    pairs : Ritz pairs of the new operator, as many as there were.
+    pairs : Ritz pairs of the new operator, as many as there were; vectors and residuals in float32.
     influence : estimate of ``|S~_before - S~|_F``, before and after the update; not a bound.
     """
 
@@ -63,35 +73,46 @@ def closed_form_start(
     -----
     O((removed entries) k + n k^2), and one application to at most 16 columns.
     """
-    ratio = (old_item_scale / gram.item_scale)[:, None]
-    basis = known.vectors * ratio
-    spread = known.vectors * old_item_scale[:, None]
-    removed = _gram_term(before, spread, user_power) - _gram_term(after, spread, user_power)
-    images = (known.images / old_item_scale[:, None] - removed) * gram.item_scale[:, None]
-    fresh = _outside_directions(before, after, gram.item_scale, basis, user_power)
-    basis = np.concatenate([basis, fresh], axis=1)
-    images = np.concatenate([images, gram.apply(fresh)], axis=1)
+    ratio = old_item_scale / gram.item_scale
+    width, touched = known.values.size, before.shape[0]
+    more = touched if touched <= MOST_NEW_DIRECTIONS else 0
+    basis, images = (np.empty((ratio.size, width + more)) for _ in range(2))
+    np.multiply(known.vectors, ratio[:, None], out=basis[:, :width])
+    np.multiply(known.vectors, known.values, out=images[:, :width])
+    images[:, :width] += known.residuals
+    for at in range(0, width, COLUMNS_AT_ONCE):
+        strip = slice(at, min(at + COLUMNS_AT_ONCE, width))
+        spread = known.vectors[:, strip] * old_item_scale[:, None]
+        images[:, strip] /= old_item_scale[:, None]
+        images[:, strip] -= _gram_term(before, spread, user_power) - _gram_term(after, spread, user_power)
+        images[:, strip] *= gram.item_scale[:, None]
+    if more:
+        fresh = _outside_directions(before, after, gram.item_scale, basis[:, :width], user_power)
+        basis[:, width:], images[:, width:] = fresh, gram.apply(fresh)
+    projected = inner_products(basis, images)
     try:
-        pairs = rayleigh_ritz(basis, images, keep=known.values.size)
+        values, rotation = ritz_rotation(projected, inner_products(basis, basis), width)
     except np.linalg.LinAlgError:  # too little is left for that many independent directions
         return None
-    return Update(pairs, _influence(basis, images, known, pairs, ratio, threshold))
+    influence = _influence(basis, projected, known, values, rotation, ratio, threshold)
+    return Update(rotated(basis, images, values, rotation).narrow(), influence)
 
 
 def _influence(
     basis: FloatMatrix,
-    images: FloatMatrix,
+    projected: FloatMatrix,
     known: RitzPairs,
-    pairs: RitzPairs,
-    ratio: FloatMatrix,
+    values: NDArray[np.float64],
+    rotation: FloatMatrix,
+    ratio: NDArray[np.float64],
     threshold: float,
 ) -> float:
     """Estimate ``|X~ (V1 f1 V1' - s V0 f0 V0' s^-1)|_F``, how far scores moved, by a few random vectors."""
     probes = np.random.default_rng(PROBES).standard_normal((basis.shape[0], PROBES))
-    moved = pairs.rotation @ (shrinkage(pairs.values, threshold)[:, None] * (pairs.vectors.T @ probes))
-    before = shrinkage(known.values, threshold)[:, None] * (known.vectors.T @ (probes / ratio))
+    moved = rotation @ (shrinkage(values, threshold)[:, None] * (rotation.T @ (basis.T @ probes)))
+    before = shrinkage(known.values, threshold)[:, None] * (known.vectors.T @ (probes / ratio[:, None]))
     moved[: before.shape[0]] -= before
-    squared = float(np.sum((basis @ moved) * (images @ moved)))
+    squared = float(np.sum(moved * (projected @ moved)))
     return float(np.sqrt(max(squared, 0.0) / PROBES))
 
 
@@ -108,13 +129,7 @@ def _outside_directions(
     basis: FloatMatrix,
     user_power: float,
 ) -> FloatMatrix:
-    """Return unit columns for the part of the removed rows outside ``basis``: [n, t], none if t > 16.
-
-    Of many rows a few directions are a small part, and cost more than they save the filter.
-    """
-    touched = before.shape[0]
-    if touched > MOST_NEW_DIRECTIONS:
-        return np.zeros((basis.shape[0], 0))
+    """Return unit columns for the part of the removed rows outside ``basis``: float64 [n, t]."""
     lost: Interactions = (before - after).tocsr()
     scale = degrees(before, axis=1) ** -user_power
     columns: Interactions = (sp.diags(scale) @ lost @ sp.diags(item_scale)).T.tocsr()

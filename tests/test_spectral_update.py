@@ -30,7 +30,7 @@ def updated(x, left, touched, powers, known_by=WIDTH):
     """Update the exact leading subspace of ``x``; the update, the new dense ``X~``, and the old vectors."""
     old = oracle.normalised(x, oracle.Setting(1.0, *powers))
     vectors = np.linalg.svd(old)[2][:known_by].T
-    known = rayleigh_ritz(vectors, old.T @ (old @ vectors))
+    known = rayleigh_ritz(vectors.copy(), old.T @ (old @ vectors))
     gram = GramOperator(canonical_interactions(sp.csr_matrix(left)), *powers)
     before, after = (canonical_interactions(sp.csr_matrix(part[touched])) for part in (x, left))
     lam = float(np.linalg.svd(old)[1][4])
@@ -50,10 +50,10 @@ def test_the_update_is_rayleigh_ritz_for_the_new_operator(seed, most, users, pow
     """Vectors are orthonormal, images those of a pass over the new data, values their Ritz values."""
     update, dense, _, _ = updated(*removal(seed, most, users), powers)
     pairs, gram = update.pairs, dense.T @ dense
-    np.testing.assert_allclose(pairs.vectors.T @ pairs.vectors, np.eye(WIDTH), atol=1e-9)
-    np.testing.assert_allclose(pairs.images, gram @ pairs.vectors, atol=1e-8 * np.linalg.norm(gram))
+    np.testing.assert_allclose(pairs.vectors.T @ pairs.vectors, np.eye(WIDTH), atol=1e-6)
+    np.testing.assert_allclose(pairs.images, gram @ pairs.vectors, atol=1e-6 * np.linalg.norm(gram))
     np.testing.assert_allclose(
-        pairs.vectors.T @ gram @ pairs.vectors, np.diag(pairs.values), atol=1e-8 * np.linalg.norm(gram)
+        pairs.vectors.T @ gram @ pairs.vectors, np.diag(pairs.values), atol=1e-6 * np.linalg.norm(gram)
     )
 
 

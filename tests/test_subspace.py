@@ -26,11 +26,27 @@ def test_columns_become_orthonormal_and_companions_follow(seed, decades):
     mixing = np.linalg.qr(rng.standard_normal((k, k)))[0] * 10.0 ** -np.linspace(0, decades / 2, k)
     block = (np.linalg.qr(rng.standard_normal((n, k)))[0] @ mixing) if decades > 1 else block
     change = rng.standard_normal((n, n))
-    q, companion = orthonormalise(block, change @ block)
+    q, companion = orthonormalise(block.copy(), change @ block)
     np.testing.assert_allclose(q.T @ q, np.eye(k), atol=1e-10)
     unit = block / np.linalg.norm(block, axis=0)
     assert spans_same(np.linalg.qr(unit)[0], q, 1e-8 * 10 ** (decades / 2))
     np.testing.assert_allclose(companion, change @ q, atol=1e-7 * 10 ** (decades / 2))
+
+
+@FEW
+@given(st.integers(0, 2**32 - 1), st.integers(1, 1200))
+def test_float32_stays_and_is_orthonormal_to_its_rounding(seed, n):
+    """In place, for more rows than are taken at once too; companions follow."""
+    rng = np.random.default_rng(seed)
+    block = (rng.standard_normal((n + 4, 4)) * 10.0 ** rng.uniform(-9, 9, 4)).astype(np.float32)
+    start, companion = block.copy(), 2 * block
+    q, follows = orthonormalise(block, companion)
+    assert q is block
+    assert follows is companion
+    assert q.dtype == follows.dtype == np.float32
+    np.testing.assert_allclose(q.T @ q, np.eye(4), atol=1e-5)
+    np.testing.assert_allclose(follows, 2 * q, atol=1e-4)
+    assert spans_same(np.linalg.qr(start / np.linalg.norm(start, axis=0))[0], q, 1e-4)
 
 
 @pytest.mark.parametrize("fault", ["zero column", "equal columns", "all zero"])
@@ -43,7 +59,7 @@ def test_dependent_columns_are_replaced(fault):
         block[:, 2] = block[:, 0]
     else:
         block[:] = 0
-    (q,) = orthonormalise(block)
+    (q,) = orthonormalise(block.copy())
     np.testing.assert_allclose(q.T @ q, np.eye(3), atol=1e-12)
     np.testing.assert_allclose(q @ (q.T @ block), block, atol=1e-12)
 
@@ -56,7 +72,7 @@ def test_ritz_pairs_diagonalise_the_operator_on_the_subspace(seed, keep):
     n, k = 15, 5
     root = rng.standard_normal((n, n))
     gram, basis = root @ root.T, rng.standard_normal((n, k))
-    pairs = rayleigh_ritz(basis, gram @ basis, keep)
+    pairs = rayleigh_ritz(basis.copy(), gram @ basis, keep)
     width = keep or k
     np.testing.assert_allclose(pairs.vectors.T @ pairs.vectors, np.eye(width), atol=1e-9)
     np.testing.assert_allclose(pairs.vectors.T @ gram @ pairs.vectors, np.diag(pairs.values), atol=1e-8)
@@ -80,7 +96,7 @@ def test_the_filter_is_a_chebyshev_polynomial_of_the_operator(seed, degree, cut)
     values = np.r_[3.0, 2.5, 2.2, cut * rng.random(n - 3)]
     gram = (vectors * values) @ vectors.T
     start = np.linalg.qr(rng.standard_normal((n, k)))[0]
-    pairs = rayleigh_ritz(start, gram @ start)
+    pairs = rayleigh_ritz(start.copy(), gram @ start)
     filtered = chebyshev_filter(lambda b: gram @ b, pairs, cut, degree)
     polynomial = Chebyshev.basis(degree)(2 * values / cut - 1)
     expected = np.linalg.qr((vectors * (polynomial / polynomial.max())) @ (vectors.T @ start))[0]
@@ -88,6 +104,9 @@ def test_the_filter_is_a_chebyshev_polynomial_of_the_operator(seed, degree, cut)
     projected = expected @ (expected.T @ filtered)
     assert np.linalg.norm(filtered - projected) <= 1e-4
     assert np.linalg.norm(vectors[:, 3:].T @ filtered) <= np.linalg.norm(vectors[:, 3:].T @ start) + 1e-9
+    narrow = chebyshev_filter(lambda b: (gram @ b).astype(np.float32), pairs, cut, degree, np.float32)
+    np.testing.assert_allclose(narrow.T @ narrow, np.eye(k), atol=1e-9)
+    assert np.linalg.norm(narrow - expected @ (expected.T @ narrow)) <= 1e-3
 
 
 def test_the_first_degree_needs_no_application():
@@ -99,7 +118,7 @@ def test_the_first_degree_needs_no_application():
         return gram @ block
 
     start = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 2)))[0]
-    pairs = RitzPairs(np.ones(2), start, gram @ start, np.eye(2))
+    pairs = RitzPairs(np.ones(2), start, gram @ start - start, np.eye(2))
     for degree in (1, 2, 5):
         calls.clear()
         chebyshev_filter(apply, pairs, 1.0, degree)
