@@ -1,5 +1,6 @@
-"""Where our models leak, and where not: every attack on real removals; docs/explanation/attacks.md has the
-figures.
+"""Where our models leak, and where not: every attack on real removals.
+
+docs/explanation/attacks.md has the figures:
 
     python benchmarks/bench_attacks.py --data train.txt
 """

@@ -203,6 +203,18 @@ def test_vectors_alone_give_a_leaver_away():
     assert result.auc > result.chance + 0.1
 
 
+@pytest.mark.parametrize("name", MAKE)
+def test_an_item_that_nobody_else_has_gives_its_only_user_away(name):
+    """Where the last user of an item leaves, the item vanishes from what is published, and that is read."""
+    x = canonical_interactions(social_interactions(300, 80, 4000, seed=2)).tolil()
+    x[5, 7] = 1
+    x[np.arange(300) != 5, 7] = 0
+    model = MAKE[name]().fit(sp.csr_matrix(x))
+    before, popularity = served(model), np.asarray(model.user_items.sum(axis=0)).ravel()
+    model.forget_users([5])
+    assert gather(before, served(model), popularity).items[7] > 0.99
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000))
 def test_similarities_give_the_items_of_a_leaver(seed):

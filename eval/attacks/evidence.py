@@ -6,14 +6,15 @@ each item's vector moved, by its inner products with all others, which no rotati
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from ...models.base import IntVector
-from .served import FloatMatrix, FloatVector, Served
+from .served import FloatMatrix, FloatVector, Matrix, Served
 
 _ROUNDS: Final = 30
 _UNCHANGED: Final = 1e-14
@@ -64,11 +65,19 @@ def gather(before: Served, after: Served, popularity: FloatVector) -> Evidence:
     """
     rows = _row_difference(before, after)
     if before.counts is not None and after.counts is not None:
-        return Evidence(before.counts() - after.counts(), True, rows)
-    if before.kind == "vectors":
+        found = Evidence(before.counts() - after.counts(), True, rows)
+    elif before.kind == "vectors":
         items = _moved_vectors(cast(FloatMatrix, before.items), cast(FloatMatrix, after.items))
-        return Evidence(items, False, rows)
-    return _lost_by_similarity(sp.csr_matrix(before.items), sp.csr_matrix(after.items), popularity)
+        found = Evidence(items, False, rows)
+    else:
+        found = _lost_by_similarity(sp.csr_matrix(before.items), sp.csr_matrix(after.items), popularity)
+    vanished = _has_entries(before.items) & ~_has_entries(after.items)
+    return replace(found, items=np.where(vanished, np.maximum(found.items, 1.0), found.items))
+
+
+def _has_entries(items: Matrix) -> NDArray[np.bool_]:
+    """Tell which rows have a value that is not zero: an item that nobody has any more has none."""
+    return np.asarray(abs(sp.csr_matrix(items)).sum(axis=1)).ravel() > 0
 
 
 def _row_difference(before: Served, after: Served) -> Callable[[IntVector], FloatMatrix] | None:
