@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -64,16 +65,12 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     assert len(tops) == 2
     assert "recunlearn" in tops
     files = [name for name in names if name.startswith("recunlearn/")]
-    rooms = {
-        "": ROOT,
-        **{room: ROOT / room for room in ("commands", "engine", "streaming", "models", "eval")},
-    }
-    modules = {
-        "/".join(("recunlearn", room, path.name)).replace("//", "/")
-        for room, folder in rooms.items()
-        for path in folder.glob("*.py")
-    }
-    assert set(files) == modules | {"recunlearn/py.typed"}
+    rooms = [ROOT / room for room in ("commands", "engine", "streaming", "models", "eval")]
+    sources = [*ROOT.glob("*.py"), *(path for room in rooms for path in room.rglob("*.py"))]
+    modules = {f"recunlearn/{path.relative_to(ROOT).as_posix()}" for path in sources}
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    declared = {f"recunlearn/{file}" for file in settings["package-data"]["recunlearn"]}
+    assert set(files) == modules | declared
 
 
 def test_the_wheel_says_what_it_is(built):
