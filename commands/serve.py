@@ -1,6 +1,8 @@
 """`recunlearn serve`: recommendations over HTTP."""
 
 import sys
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,18 +17,25 @@ def serve(
         str, typer.Option(help="Address to listen on; the default is this machine only.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0: a free one.", min=0, max=65535)] = 8080,
+    workers: Annotated[int, typer.Option(help="Processes that share the port.", min=1, max=64)] = 1,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the bearer token that clients must send.")
+    ] = None,
 ) -> None:
     """Serve recommendations over HTTP from the published version, and follow it."""
     from ..engine import server
-    from ..engine.snapshot import SnapshotReader
-    from ..engine.state import StatePaths
+    from ..engine.snapshot import load_snapshot
+    from ..engine.state import StatePaths, read_config
 
     paths = StatePaths(state)
-    with SnapshotReader(state) as reader:
-        try:
-            listener = server.listen(host, port)
-        except OSError as error:
-            not_so(f"{error.strerror}; choose another --host or --port")
-        typer.echo(f"serving version {reader.current().version} on {server.url_of(listener)}")
-        sys.stdout.flush()
-        server.serve(reader, lambda: status_of(paths), listener)
+    read_config(paths)
+    token = None if token_file is None else server.read_token(token_file)
+    version = load_snapshot(state).version  # what cannot be served is said here, by one process and at once
+    try:
+        listener = server.listen(host, port)
+    except OSError as error:
+        not_so(f"{error.strerror}; choose another --host or --port")
+    typer.echo(f"serving version {version} on {server.url_of(listener)}")
+    sys.stdout.flush()
+    service = server.Service(state, partial(status_of, paths), server.hosts_of(listener), token)
+    server.serve(service, listener, workers)

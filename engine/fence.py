@@ -1,11 +1,13 @@
 """The fence: keyed hashes that outlive erased ids, and the look-up that stops serving at once."""
 
 import hashlib
+import os
 import secrets
 import sqlite3
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from . import durable
 from .requests import ExternalId, canonical_id
@@ -80,7 +82,7 @@ class Fence:
     """Who must not be served any more: one indexed look-up in the ledger, never cached, so never stale.
 
     A user is fenced from the moment their request is durable in the ledger, in whatever process it was
-    recorded. Thread-safe; a look-up takes some ten microseconds.
+    recorded. Thread-safe, and safe in a process that was forked off: a look-up takes some ten microseconds.
     """
 
     def __init__(self, state_dir: str | Path) -> None:
@@ -95,37 +97,49 @@ class Fence:
         self._key = FenceKey.load(paths)
         if not paths.ledger.exists():
             raise StateError(f"{paths.ledger} is missing; is {paths.root} a state directory?")
-        self._lock = threading.Lock()
-        self._connection = sqlite3.connect(
-            f"{paths.ledger.absolute().as_uri()}?mode=rw",
-            uri=True,
-            isolation_level=None,
-            check_same_thread=False,
-            timeout=10,
-        )
-        self._connection.execute("PRAGMA query_only=ON")
+        self._ledger_uri = f"{paths.ledger.absolute().as_uri()}?mode=rw"
+        self._forked_from: list[_Connected] = []
+        self._connected = _Connected(self._ledger_uri)
 
     def is_fenced(self, user_id: ExternalId) -> bool:
         """Tell whether an account deletion of ``user_id`` was ever recorded."""
-        subject = self._key.user(user_id)
-        with self._lock:
-            row = self._connection.execute("SELECT 1 FROM fence WHERE subject = ?", (subject,)).fetchone()
-        return row is not None
+        try:
+            subject = self._key.user(user_id)
+        except (TypeError, ValueError):  # no id at all, so nobody's
+            return False
+        return bool(self._select("SELECT 1 FROM fence WHERE subject = ?", subject))
 
     def without_fenced(self, user_ids: Sequence[ExternalId]) -> list[ExternalId]:
         """Return the users who are not fenced, in order."""
-        with self._lock:
-            rows = self._connection.execute("SELECT subject FROM fence WHERE kind = 'account'").fetchall()
-        fenced = {subject for (subject,) in rows}
+        fenced = {subject for (subject,) in self._select("SELECT subject FROM fence WHERE kind = 'account'")}
         return [user for user in user_ids if not fenced or self._key.user(user) not in fenced]
 
     def published_version(self) -> int:
         """Return the newest version that an erasure was published in; an older one must not be served."""
-        with self._lock:
-            row = self._connection.execute("SELECT max(version) FROM cycles WHERE state != 'open'").fetchone()
-        return int(row[0] or 0)
+        ((newest,),) = self._select("SELECT max(version) FROM cycles WHERE state != 'open'")
+        return int(newest or 0)
 
     def close(self) -> None:
         """Release the ledger."""
-        with self._lock:
-            self._connection.close()
+        with self._connected.lock:
+            self._connected.connection.close()
+
+    def _select(self, statement: str, *parameters: bytes) -> list[tuple[Any, ...]]:
+        connected = self._connected
+        if connected.process != os.getpid():
+            # SQLite forbids using a connection across a fork, and even closing it: it is kept, unused.
+            self._forked_from.append(connected)
+            connected = self._connected = _Connected(self._ledger_uri)
+        with connected.lock:
+            return connected.connection.execute(statement, parameters).fetchall()
+
+
+class _Connected:
+    """A connection to the ledger, the process it may be used in, and the lock under which."""
+
+    def __init__(self, ledger_uri: str) -> None:
+        self.process, self.lock = os.getpid(), threading.Lock()
+        self.connection = sqlite3.connect(
+            ledger_uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10
+        )
+        self.connection.execute("PRAGMA query_only=ON")

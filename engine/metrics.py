@@ -3,11 +3,13 @@
 Every name is declared here, in a registry of its own. No label ever holds an id.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 _LATENCIES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -52,7 +54,8 @@ class ServingMetrics:
             buckets=_LATENCIES,
             registry=self._registry,
         )
-        self._registry.register(_Readings(served, status))
+        self._readings = _Readings(served, status)
+        self._registry.register(self._readings)
 
     def observe(self, route: str, status: int, elapsed: float) -> None:
         """Count one answer. ``route``: the pattern, never the path (a path holds ids); seconds elapsed."""
@@ -61,7 +64,13 @@ class ServingMetrics:
 
     def exposition(self) -> bytes:
         """Return everything in Prometheus's text format."""
-        return generate_latest(self._registry)
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self._registry)
+        # One of several worker processes: add up what all of them counted.
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # it has no annotations
+        registry.register(self._readings)
+        return generate_latest(registry)
 
 
 class _Readings(Collector):

@@ -1,174 +1,89 @@
-"""HTTP serving on a :class:`SnapshotReader`: every answer comes from one version, and says which.
+"""The serving process: a listening socket, uvicorn on it, one process or several that share it.
 
-Nothing personal is logged: there is no access log, and metrics know routes, not paths. An unknown user and a
-forgotten one get the same answer, byte for byte.
+Nothing personal is logged: there is no access log, and metrics know routes, not paths.
 """
 
 import contextlib
-import logging
+import os
 import signal
 import socket
-import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
 import uvicorn
-from fastapi import FastAPI, Query, Request, Response
-from numpy.typing import NDArray
-from starlette.convertors import Convertor, register_url_convertor
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
 
-from .metrics import ServingMetrics
-from .snapshot import Snapshot, SnapshotReader, UnknownItemError, UnknownModelError, UnknownUserError
+from .serving.app import Status, create_app
+from .serving.protocol import PatientProtocol
+from .snapshot import SnapshotReader
+from .state import StateError
 
-Status = Callable[[], Mapping[str, Any]]
-"""Returns the record that ``recunlearn status --json`` prints."""
-
-MOST_ITEMS = 1000
-"""The longest list that may be asked for."""
-
-LOOPBACK_HOSTS = ("127.0.0.1", "localhost")
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 """Host headers that are answered when bound to the loopback interface: no web page can reach in by DNS."""
 
-_log = logging.getLogger(__name__)
-_HEADERS = {"cache-control": "no-store"}  # a cache must not go on serving somebody who is fenced
+LEAST_TOKEN = 16
+"""The shortest token that is taken, in characters."""
+
 _SHUTDOWN_SECONDS = 10
 _BACKLOG = 2048
-
-Count = Annotated[int, Query(ge=1, le=MOST_ITEMS, description="How many items at the most.")]
-ModelName = Annotated[str | None, Query(description="Which model; the default is the state's first.")]
+_MOST_CONNECTIONS = 900  # below the usual limit of 1,024 file descriptors
 
 
-class _IdConvertor(Convertor[str]):
-    """A path parameter that may hold anything, slashes and line breaks too: ids are the platform's."""
+@dataclass(frozen=True)
+class Service:
+    """What is served, and to whom; every worker process builds its application from it.
 
-    regex = r"[\s\S]*"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
-
-
-def create_app(reader: SnapshotReader, status: Status, *, allowed_hosts: Sequence[str] = ("*",)) -> FastAPI:
-    """Make the ASGI application.
-
-    Parameters
+    Attributes
     ----------
-    reader : follows the published version; the caller closes it after the application.
-    status : called for ``/v1/status`` and at each scrape of ``/metrics``.
-    allowed_hosts : Host headers that are answered; others get 400.
-    """
-    register_url_convertor("id", _IdConvertor())
-    metrics = ServingMetrics(lambda: (reader.current().version, reader.swaps), status)
-    app = FastAPI(title="recunlearn", docs_url=None, redoc_url=None)  # both pages load scripts from elsewhere
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts))
-    app.add_middleware(_Measured, metrics=metrics)
-    for error, detail in ((UnknownUserError, "unknown user"), (UnknownItemError, "unknown item")):
-        app.add_exception_handler(error, _refusal(404, detail))
-    app.add_exception_handler(UnknownModelError, _unknown_model)
-    _add_recommendations(app, reader)
-    _add_operations(app, reader, status, metrics)
-    return app
-
-
-def _add_recommendations(app: FastAPI, reader: SnapshotReader) -> None:
-    @app.get("/v1/users/{user_id:id}/recommendations")
-    def recommendations(user_id: str, n: Count = 10, model: ModelName = None) -> Response:
-        """Items for a user, best first, without those they have."""
-        snapshot = reader.current()
-        return _ranking(snapshot, model, *snapshot.recommend(user_id, n, model))
-
-    @app.get("/v1/items/{item_id:id}/similar")
-    def similar(item_id: str, n: Count = 10, model: ModelName = None) -> Response:
-        """Items most alike, best first."""
-        snapshot = reader.current()
-        return _ranking(snapshot, model, *snapshot.similar_items(item_id, n, model))
-
-
-def _add_operations(app: FastAPI, reader: SnapshotReader, status: Status, metrics: ServingMetrics) -> None:
-    @app.get("/v1/status")
-    def current_status() -> Response:
-        """Say what ``recunlearn status --json`` says."""
-        return _json(status())
-
-    @app.get("/healthz")
-    def healthz() -> Response:
-        """Tell that the process answers."""
-        return _json({"ok": True})
-
-    @app.get("/readyz")
-    def readyz() -> Response:
-        """Tell which version is served, and why a newer one is not, if so."""
-        error = reader.error
-        return _json({"version": reader.current().version, "error": None if error is None else str(error)})
-
-    @app.get("/metrics")
-    def prometheus() -> Response:
-        """Metrics in Prometheus's text format."""
-        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-def _ranking(snapshot: Snapshot, model: str | None, ids: NDArray[Any], scores: NDArray[Any]) -> Response:
-    items = [
-        {"item_id": item, "score": score} for item, score in zip(ids.tolist(), scores.tolist(), strict=True)
-    ]
-    return _json({"version": snapshot.version, "model": model or snapshot.models[0], "items": items})
-
-
-def _json(content: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(content), status, _HEADERS, "application/json")
-
-
-def _refusal(status: int, detail: str) -> Callable[[Request, Exception], Response]:
-    """Make a handler whose answer depends on nothing that was asked."""
-
-    def answer(_request: Request, _error: Exception) -> Response:
-        return _json({"detail": detail}, status)
-
-    return answer
-
-
-def _unknown_model(_request: Request, error: Exception) -> Response:
-    return _json({"detail": f"unknown model; this version has: {', '.join(error.args[1])}"}, 422)
-
-
-class _Measured:
-    """ASGI middleware: counts answers and their latency by route, and keeps what fails out of the logs.
-
-    The pattern of the route is counted, never its path. An error that nobody foresaw becomes a 500; where it
-    happened is logged, but not its message, which may quote an id.
+    state_dir : followed by a reader in each worker.
+    status : picklable; called for ``/v1/status`` and at each scrape of ``/metrics``.
+    allowed_hosts : Host headers that are answered.
+    token : what clients must send as ``Authorization: Bearer``; None: nothing.
     """
 
-    def __init__(self, app: ASGIApp, metrics: ServingMetrics) -> None:
-        self._app, self._metrics = app, metrics
+    state_dir: Path
+    status: Status
+    allowed_hosts: Sequence[str] = ("*",)
+    token: str | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started, status = time.perf_counter(), 0
+    def application(self) -> FastAPI:
+        """Open a reader and make the application on it; it closes the reader when it ends."""
+        reader = SnapshotReader(self.state_dir)
+        app = create_app(reader, self.status, allowed_hosts=self.allowed_hosts, token=self.token)
+        app.router.lifespan_context = partial(_closing, reader)
+        return app
 
-        async def noting(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
 
-        try:
-            await self._app(scope, receive, noting)
-        except Exception as error:  # noqa: BLE001  whatever it is, the next request is answered
-            _log.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
-            if not status:
-                await _json({"detail": "internal error"}, 500)(scope, receive, noting)
-        finally:
-            route = getattr(scope.get("route"), "path", "none")
-            self._metrics.observe(route, status or 500, time.perf_counter() - started)
+@contextlib.asynccontextmanager
+async def _closing(reader: SnapshotReader, _app: Any) -> AsyncIterator[None]:
+    with reader:
+        yield
+
+
+def read_token(path: Path) -> str:
+    """Read the bearer token: the file's content without white space around it.
+
+    Raises
+    ------
+    StateError
+        It cannot be read, is too short, or holds what cannot stand in a header.
+    """
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StateError(f"the token file {path} cannot be read: {type(error).__name__}") from None
+    if len(token) < LEAST_TOKEN or not (token.isascii() and token.isprintable() and " " not in token):
+        raise StateError(
+            f"the token in {path} must have {LEAST_TOKEN} or more printable ASCII characters and no space; "
+            "make one with: openssl rand -hex 32"
+        )
+    return token
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -184,9 +99,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(
-            _BACKLOG
-        )  # from now on nobody who connects is refused: they wait for the first accept
+        # From now on nobody who connects is refused: they wait for the first accept.
+        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
@@ -206,25 +120,57 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(reader: SnapshotReader, status: Status, listener: socket.socket) -> None:
+def hosts_of(listener: socket.socket) -> Sequence[str]:
+    """Return which Host headers are answered on a socket: on the loopback address only its own names."""
+    address = str(listener.getsockname()[0])
+    return LOOPBACK_HOSTS if address in ("127.0.0.1", "::1") else ("*",)
+
+
+def serve(service: Service, listener: socket.socket, workers: int = 1) -> None:
     """Answer requests until SIGTERM or SIGINT; answers under way are finished first.
 
     Parameters
     ----------
-    listener : as :func:`listen` makes it; closed at the end. On a loopback address only its own names are
-        answered as Host.
+    listener : as :func:`listen` makes it; closed at the end.
+    workers : processes that share the socket. With more than one, this process only looks after them: one
+        that dies or hangs is replaced.
+
+    Raises
+    ------
+    StateError
+        There is no state, or no version that can be served.
     """
-    address = str(listener.getsockname()[0])
-    hosts = LOOPBACK_HOSTS if address == "127.0.0.1" else ("*",)
     config = uvicorn.Config(
-        create_app(reader, status, allowed_hosts=hosts),
+        service.application,
+        factory=True,
+        workers=workers,
+        http=PatientProtocol,
+        ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,
+        date_header=False,
+        limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
-    with _handled(signal.SIGTERM, signal.SIGINT), listener:
-        uvicorn.Server(config).run(sockets=[listener])
+    with listener:
+        if workers == 1:
+            with _handled(signal.SIGTERM, signal.SIGINT):
+                uvicorn.Server(config).run(sockets=[listener])
+        else:
+            with _shared_metrics():
+                Multiprocess(config, sockets=[listener]).run()
+
+
+@contextlib.contextmanager
+def _shared_metrics() -> Iterator[None]:
+    """Give the workers a folder to add up their metrics in: a scrape reaches any one of them."""
+    with tempfile.TemporaryDirectory(prefix="recunlearn-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["PROMETHEUS_MULTIPROC_DIR"]
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import threading
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..models.base import ForgettableModel, Interactions
 from .fence import Fence
+from .fold_in import fold_in, liked_row, support
 from .id_index import IdIndex
 from .requests import ExternalId
 from .state import StatePaths, read_config
@@ -107,17 +109,65 @@ class Snapshot:
         """
         chosen = self._model(model)
         row = self._row(user_id)
-        start, stop = self._user_items.indptr[row], self._user_items.indptr[row + 1]
-        own: Interactions = sp.csr_matrix(
-            (
-                self._user_items.data[start:stop],
-                self._user_items.indices[start:stop],
-                np.array([0, stop - start], self._user_items.indptr.dtype),
-            ),
-            shape=(1, self._user_items.shape[1]),
-        )
-        items, scores = chosen.recommend(row, own, N=N)
+        items, scores = chosen.recommend(row, self._own(row), N=N)
         return self._items.external(items), scores
+
+    def recommend_many(
+        self, user_ids: Sequence[ExternalId], N: int = 10, model: str | None = None
+    ) -> list[tuple[NDArray[Any], NDArray[Any]] | None]:
+        """Rank items for several users at once, in order; None for each who is not served.
+
+        Raises
+        ------
+        UnknownModelError
+            There is no such model.
+        """
+        chosen = self._model(model)
+        rows = [self._find_row(user_id) for user_id in user_ids]
+        known = np.array([row for row in rows if row is not None], dtype=np.int64)
+        if not known.size:
+            return [None] * len(rows)
+        answers = iter(zip(*chosen.recommend(known, self._user_items[known], N=N), strict=True))
+        return [None if row is None else self._external(*next(answers)) for row in rows]
+
+    def recommend_for(
+        self, item_ids: Sequence[ExternalId], N: int = 10, model: str | None = None
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Rank items for somebody who likes ``item_ids``, known or not: folded in, and nothing is kept.
+
+        Items that this version does not have say nothing; without any that it has, nothing is ranked.
+
+        Raises
+        ------
+        UnknownModelError
+            There is no such model.
+        """
+        chosen = self._model(model)
+        columns = (self._items.row(item_id) for item_id in item_ids)
+        liked = np.array([column for column in columns if column is not None], dtype=np.int64)
+        if not liked.size:
+            return self._items.external(liked), np.zeros(0)
+        items, scores = fold_in(chosen, liked_row(liked, chosen), N)
+        return self._external(items[0], scores[0])
+
+    def reasons(
+        self, user_id: ExternalId, item_ids: Sequence[ExternalId], N: int = 3, model: str | None = None
+    ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        """Say which of a user's items speak for each of ``item_ids``; see :func:`~.fold_in.support`.
+
+        Returns
+        -------
+        For each item: ids and scores of at most ``N`` items of the user's own, the weightiest first.
+
+        Raises
+        ------
+        UnknownUserError, UnknownItemError, UnknownModelError
+            As :meth:`recommend` and :meth:`similar_items`.
+        """
+        chosen, row = self._model(model), self._row(user_id)
+        columns = np.array([self._column(item_id) for item_id in item_ids], dtype=np.int64)
+        found = support(chosen, self._own(row), columns, N)
+        return [(self._items.external(items), scores) for items, scores in found]
 
     def similar_items(
         self, item_id: ExternalId, N: int = 10, model: str | None = None
@@ -164,16 +214,34 @@ class Snapshot:
 
     def has_user(self, user_id: ExternalId) -> bool:
         """Tell whether the user is served."""
-        try:
-            self._row(user_id)
-        except UnknownUserError:
-            return False
-        return True
+        return self._find_row(user_id) is not None
+
+    def has_item(self, item_id: ExternalId) -> bool:
+        """Tell whether the version has the item."""
+        return self._items.row(item_id) is not None
 
     def user_ids(self) -> list[ExternalId]:
         """Return the ids of all users of this version, ascending, fenced ones left out."""
         users: list[ExternalId] = self._users.series.to_list()
         return users if self._fence is None else self._fence.without_fenced(users)
+
+    def _own(self, row: int) -> Interactions:
+        """Return the interactions of one row, CSR [1, n_items], without a copy."""
+        start, stop = self._user_items.indptr[row], self._user_items.indptr[row + 1]
+        own: Interactions = sp.csr_matrix(
+            (
+                self._user_items.data[start:stop],
+                self._user_items.indices[start:stop],
+                np.array([0, stop - start], self._user_items.indptr.dtype),
+            ),
+            shape=(1, self._user_items.shape[1]),
+        )
+        return own
+
+    def _external(self, items: NDArray[Any], scores: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Drop the padding of a batch's row, and name the items."""
+        real = items >= 0
+        return self._items.external(items[real]), scores[real]
 
     def _model(self, name: str | None) -> ForgettableModel:
         try:
@@ -194,10 +262,16 @@ class Snapshot:
         )
 
     def _row(self, user_id: ExternalId) -> int:
-        row = self._users.row(user_id)
-        if row is None or (self._fence is not None and self._fence.is_fenced(user_id)):
+        row = self._find_row(user_id)
+        if row is None:
             raise UnknownUserError(user_id)
         return row
+
+    def _find_row(self, user_id: ExternalId) -> int | None:
+        """Find a user's row; None for who is unknown, and for who is fenced: the same look-ups for both."""
+        row = self._users.row(user_id)
+        fenced = self._fence is not None and self._fence.is_fenced(user_id)
+        return None if fenced else row
 
     def _column(self, item_id: ExternalId) -> int:
         column = self._items.row(item_id)
@@ -249,6 +323,7 @@ class SnapshotReader:
 
     Attributes
     ----------
+    paths : of the state directory.
     error : why the newest published version is not in use; None when it is.
     swaps : how many times a new version was swapped in.
 
@@ -269,13 +344,13 @@ class SnapshotReader:
         StateError
             There is no state here, or no version that can be used; see :func:`load_snapshot`.
         """
-        self._paths = StatePaths(Path(state_dir))
-        read_config(self._paths)
+        self.paths = StatePaths(Path(state_dir))
+        read_config(self.paths)
         self.fence = Fence(state_dir)
         self.error: Exception | None = None
         self.swaps = 0
-        self._seen = self._paths.current.read_bytes() if self._paths.current.exists() else b""
-        self._snapshot = _load(self._paths, self.fence)
+        self._seen = self.paths.current.read_bytes() if self.paths.current.exists() else b""
+        self._snapshot = _load(self.paths, self.fence)
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=_follow,
@@ -299,10 +374,10 @@ class SnapshotReader:
     def _look(self) -> None:
         """Swap to a new version if there is one."""
         try:
-            seen = self._paths.current.read_bytes()
+            seen = self.paths.current.read_bytes()
             if seen == self._seen:
                 return
-            snapshot = _load(self._paths, self.fence)
+            snapshot = _load(self.paths, self.fence)
         except Exception as error:  # noqa: BLE001  whatever is wrong with it, the version in use goes on
             self.error = error
             return

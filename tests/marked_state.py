@@ -4,7 +4,9 @@ Every item id, score and list length of version v says v, so that an answer mixe
 Run as a script, ``python marked_state.py STATE`` serves STATE on a free port and prints it.
 """
 
+import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from recunlearn.engine import durable
 from recunlearn.engine.fence import FenceKey
 from recunlearn.engine.ledger import Ledger, Received
 from recunlearn.engine.requests import AccountDeletion
+from recunlearn.engine.server import Service, hosts_of, listen, serve
+from recunlearn.engine.serving import guards, protocol
 from recunlearn.engine.state import Config, StatePaths, write_config
 from recunlearn.engine.version import Store, set_current, write_version
 from recunlearn.models import MODELS, ForgettableModel, Proof
@@ -103,17 +107,33 @@ class MarkedState:
             ledger.record([Received(AccountDeletion(f"delete-{user}", user))])
 
 
-def main():
-    """Serve the state directory named on the command line."""
-    from recunlearn.engine.server import listen, serve
-    from recunlearn.engine.snapshot import SnapshotReader
+STATUS = {"version": 0, "requests": {"pending": 0}, "oldest_pending_seconds": None}
 
-    MODELS[Marked.name] = Marked
-    status = {"version": 0, "requests": {"pending": 0}, "oldest_pending_seconds": None}
+
+def status():
+    """Say how things stand, always the same."""
+    return STATUS
+
+
+@dataclass(frozen=True)
+class MarkedService(Service):
+    """A service whose worker processes know the marked model."""
+
+    def application(self):
+        """Register the model first, and be as patient as the test says."""
+        MODELS[Marked.name] = Marked
+        if patience := os.environ.get("RECUNLEARN_TEST_PATIENCE"):
+            protocol.HEADER_SECONDS = guards.BODY_SECONDS = float(patience)
+        return super().application()
+
+
+def main():
+    """Serve the state directory named on the command line, with as many workers as it says."""
     listener = listen("127.0.0.1", 0)
-    with SnapshotReader(sys.argv[1]) as reader:
-        print(listener.getsockname()[1], flush=True)
-        serve(reader, lambda: status, listener)
+    print(listener.getsockname()[1], flush=True)
+    state, workers = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    token = os.environ.get("RECUNLEARN_TEST_TOKEN")
+    serve(MarkedService(Path(state), status, hosts_of(listener), token), listener, workers)
 
 
 if __name__ == "__main__":

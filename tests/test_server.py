@@ -13,7 +13,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from recunlearn.engine.server import create_app, listen
+from recunlearn.engine.server import listen
+from recunlearn.engine.serving.app import create_app
 from recunlearn.engine.snapshot import SnapshotReader
 from recunlearn.models import MODELS
 

@@ -1,0 +1,1 @@
+"""The HTTP application: routes, what is measured and what is refused."""
