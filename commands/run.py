@@ -1,13 +1,17 @@
 """`recunlearn run`: the worker that carries deletions out."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import REQUESTS_FAILED, AsJson, State, print_json, wrong_use
+from .console import REQUESTS_FAILED, AsJson, State, not_so, print_json, wrong_use
+from .logs import log_to_stderr
+from .options import flattened
+from .outgoing_options import OutgoingOptions
+from .status import status_of
+from .watch_options import WatchOptions
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
@@ -22,12 +26,16 @@ Format = Annotated[
 ]
 
 
+@flattened
 def run(
     state: State,
     source: Annotated[str, typer.Option(help="Where events come from: journal.")] = "journal",
     wire_format: Format = None,
     once: Annotated[bool, typer.Option("--once", help="Work off what is there, then exit.")] = False,
     as_json: AsJson = False,
+    *,
+    outgoing: OutgoingOptions,
+    watching: WatchOptions,
 ) -> None:
     """Carry out deletions as they arrive: record, fence, forget, publish, purge."""
     from ..engine.engine import Engine
@@ -37,14 +45,18 @@ def run(
     if source != "journal":
         wrong_use(f"there is no source {source!r}; there is journal")
     read = reader_of(StatePaths(state), wire_format)
-    _log_to_stderr()
-    with Engine.open(state) as engine:
+    log_to_stderr(watching.log_format)
+    with (
+        Engine.open(state) as engine,
+        outgoing.announcer(engine.paths) as announcer,
+        watching.watch(lambda: status_of(engine.paths), announcer) as watch,
+    ):
         worker = Worker(
             engine,
             lambda: _journal(engine),
             once=once,
             read=read,
-            on_batch=lambda size: typer.echo(f"forgetting a batch of {size:,}", err=True),
+            watch=watch,
         )
         with _stopped_by_signals(worker):
             report = worker.run()
@@ -56,6 +68,8 @@ def run(
             f"version {version}: {report.recorded:,} requests recorded, {report.erased:,} erased, "
             f"{report.failed:,} failed, {report.dead_letters:,} records set aside"
         )
+    if announcer is not None and announcer.error is not None:
+        not_so(f"announcements wait for the next run: {announcer.error}")
     if report.failed or report.dead_letters:
         raise typer.Exit(REQUESTS_FAILED)
 
@@ -81,14 +95,6 @@ def reader_of(paths: "StatePaths", wire_format: str | None) -> "Reader":
         return Reader.of(table if wire_format is None else {**table, "name": wire_format})
     except FormatError as error:
         wrong_use(str(error))
-
-
-def _log_to_stderr() -> None:
-    import logging
-
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
 
 
 @contextmanager

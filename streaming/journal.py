@@ -139,6 +139,10 @@ class Journal:
         """Tell whether everything was read: always, when :meth:`poll` returned nothing."""
         return True
 
+    def lag(self) -> dict[str, int]:
+        """Return how many records wait unread."""
+        return {PARTITION: max(0, self._end() - self._next)}
+
     def commit(self, positions: Mapping[str, int]) -> None:
         """Purge the records before ``positions["journal"]`` from disk, but none that was not returned."""
         position = min(positions.get(PARTITION, 0), self._next)

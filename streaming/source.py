@@ -37,6 +37,10 @@ class EventSource(Protocol):
         """Return up to ``limit`` records after the last ones returned, waiting up to ``timeout`` seconds."""
         ...
 
+    def lag(self) -> Mapping[str, int]:
+        """Return partition -> how many records wait unread, as far as that is known without asking."""
+        ...
+
     def commit(self, positions: Mapping[str, int]) -> None:
         """Promise never to need records before ``positions`` (partition -> next offset) again."""
         ...

@@ -6,16 +6,18 @@ during a solve joins the next batch.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..engine.engine import Engine
 from ..engine.fence import FenceKey
-from ..engine.ledger import DeadLetter, Ledger, Received
+from ..engine.ledger import DeadLetter, Ledger, Pending, Received
 from .dead_letters import REUSED
 from .formats import Read, Reader
 from .source import EventSource, Record
 from .strict_json import UnreadableEvent
+from .watch import Watch
 
 _POLL_SECONDS = 0.2
 _POLL_LIMIT = 1000
@@ -94,7 +96,7 @@ class Worker:
     source_name : under which the ledger keeps positions: ``"journal"``, or the topic's name.
     once : end when the source is drained and nothing waits.
     read : record -> what it asks for; CloudEvents and simple JSON unless it is given.
-    on_batch : called with the size of each batch before it is worked off.
+    watch : is told of each poll, intake and batch.
     """
 
     def __init__(
@@ -105,11 +107,11 @@ class Worker:
         *,
         once: bool = False,
         read: Read | None = None,
-        on_batch: Callable[[int], None] = lambda size: None,
+        watch: Watch | None = None,
     ) -> None:
         self.report = WorkerReport()
         self._engine, self._open_source, self._source_name = engine, open_source, source_name
-        self._once, self._read, self._on_batch = once, read or Reader(), on_batch
+        self._once, self._read, self._watch = once, read or Reader(), watch or Watch()
         self._stop, self._arrived = threading.Event(), threading.Event()
         self._intake_ended = threading.Event()
         self._intake_error: BaseException | None = None
@@ -144,16 +146,23 @@ class Worker:
             drained = self._intake_ended.is_set()
             batch = self._engine.pending(_BATCH_LIMIT)
             if batch:
-                self._on_batch(len(batch))
-                before = self._engine.manifest.version
-                report = self._engine.apply(batch)
-                self.report.erased += report.erased
-                self.report.failed += report.failed
-                self.report.versions += report.version - before
+                self._forget(batch)
             elif drained:
                 return
             else:
                 self._arrived.wait(_LOOK_SECONDS)
+
+    def _forget(self, batch: Sequence[Pending]) -> None:
+        _log.info("forgetting a batch of %d requests", len(batch))
+        self._watch.began(len(batch))
+        started, before = time.time(), self._engine.manifest.version
+        report = self._engine.apply(batch)
+        self.report.erased += report.erased
+        self.report.failed += report.failed
+        self.report.versions += report.version - before
+        first = min(request.seq for request in batch)
+        timings = self._engine.ledger.timings(first - 1)
+        self._watch.ended(report, [done - received for _, received, _, done in timings if done >= started])
 
     def _take_in_all(self) -> None:
         """Run the intake: the thread's main function."""
@@ -175,6 +184,7 @@ class Worker:
     def _poll_until_told(self, source: EventSource, ledger: Ledger) -> None:
         while not self._stop.is_set():
             records = source.poll(_POLL_SECONDS, _POLL_LIMIT)
+            self._watch.polled(source)
             if not records:
                 if self._once:
                     return
@@ -182,4 +192,5 @@ class Worker:
             taken = take_in(source, self._source_name, ledger, records, self._read)
             self.report.recorded += taken.recorded
             self.report.dead_letters += taken.dead_letters
+            self._watch.took_in(records, taken.recorded, taken.dead_letters)
             self._arrived.set()

@@ -20,6 +20,7 @@ from recunlearn.streaming.document import FormatOptions
 from recunlearn.streaming.formats import Reader
 from recunlearn.streaming.journal import Journal, append, letter_files
 from recunlearn.streaming.source import Record
+from recunlearn.streaming.watch import Watch
 from recunlearn.streaming.worker import Worker
 
 from .popularity import files_with, interactions
@@ -27,6 +28,17 @@ from .popularity import files_with, interactions
 ROWS = [(f"customer-{user}", item) for user in range(1, 9) for item in range(user % 3, 5)]
 FIXED = Reader(FormatOptions("json", mapping={"user_id": "who"}))
 POISON = b'{"id": "e-9", "type": "account.deleted", "nobody": 1}'
+
+
+class Telling(Watch):
+    """Sets an event when a batch begins."""
+
+    def __init__(self, event):
+        self._event = event
+
+    def began(self, size):
+        """Tell."""
+        self._event.set()
 
 
 @pytest.fixture
@@ -195,7 +207,7 @@ def test_a_running_worker_carries_out_what_another_process_replays(state):
     """Nobody has to stop it, and no new event has to arrive."""
     erased = threading.Event()
     with Engine.open(state) as engine:
-        worker = Worker(engine, lambda: Journal(state / "journal"), on_batch=lambda size: erased.set())
+        worker = Worker(engine, lambda: Journal(state / "journal"), watch=Telling(erased))
 
         def look_on():
             try:
