@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .console import State, not_so
+from .console import State, not_so, wrong_use
 from .status import status_of
 
 
@@ -21,12 +21,17 @@ def serve(
     token_file: Annotated[
         Path | None, typer.Option(help="File with the bearer token that clients must send.")
     ] = None,
+    offer_versions: Annotated[
+        bool, typer.Option("--offer-versions", help="Let whoever has the token pull versions, for replicas.")
+    ] = False,
 ) -> None:
     """Serve recommendations over HTTP from the published version, and follow it."""
     from ..engine import server
     from ..engine.snapshot import load_snapshot
     from ..engine.state import StatePaths, read_config
 
+    if offer_versions and token_file is None:
+        wrong_use("a version holds every kept interaction: --offer-versions needs --token-file")
     paths = StatePaths(state)
     read_config(paths)
     token = None if token_file is None else server.read_token(token_file)
@@ -37,5 +42,7 @@ def serve(
         not_so(f"{error.strerror}; choose another --host or --port")
     typer.echo(f"serving version {version} on {server.url_of(listener)}")
     sys.stdout.flush()
-    service = server.Service(state, partial(status_of, paths), server.hosts_of(listener), token)
+    service = server.Service(
+        state, partial(status_of, paths), server.hosts_of(listener), token, offer_versions
+    )
     server.serve(service, listener, workers)

@@ -21,6 +21,7 @@ from uvicorn.supervisors import Multiprocess
 
 from .serving.app import Status, create_app
 from .serving.protocol import PatientProtocol
+from .serving.versions import offer_versions
 from .snapshot import SnapshotReader
 from .state import StateError
 
@@ -45,18 +46,22 @@ class Service:
     status : picklable; called for ``/v1/status`` and at each scrape of ``/metrics``.
     allowed_hosts : Host headers that are answered.
     token : what clients must send as ``Authorization: Bearer``; None: nothing.
+    offers_versions : give out the published version's files, for replicas.
     """
 
     state_dir: Path
     status: Status
     allowed_hosts: Sequence[str] = ("*",)
     token: str | None = None
+    offers_versions: bool = False
 
     def application(self) -> FastAPI:
         """Open a reader and make the application on it; it closes the reader when it ends."""
         reader = SnapshotReader(self.state_dir)
         app = create_app(reader, self.status, allowed_hosts=self.allowed_hosts, token=self.token)
         app.router.lifespan_context = partial(_closing, reader)
+        if self.offers_versions:
+            offer_versions(app, reader.paths)
         return app
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import json
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +15,7 @@ from fastapi import FastAPI
 from recunlearn.engine import durable
 from recunlearn.engine.engine import Engine
 from recunlearn.engine.fitting import fit
-from recunlearn.engine.server_versions import offer_versions
+from recunlearn.engine.serving.versions import offer_versions
 from recunlearn.engine.snapshot import SnapshotReader, load_snapshot
 from recunlearn.engine.state import StatePaths
 from recunlearn.engine.version import VersionError, read_current, set_current
@@ -275,3 +277,25 @@ def test_the_command_pulls_from_a_directory_and_from_a_server(leader, tmp_path):
         invoke("pull", "--from", url, "--to", tmp_path / "r", "--version", number, rc=2)
         done = invoke("pull", "--from", url, "--to", tmp_path / "r2", "--version", number, "--digest", digest)
     assert "has version 1" in done.stdout
+
+
+def test_a_replica_pulls_from_a_leaders_server_with_its_token(leader, tmp_path):
+    """The real server, the real command; without a token nobody is offered anything."""
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef-token\n")
+    invoke("serve", "--state", leader, "--offer-versions", rc=2)
+    state = tmp_path / "plain"
+    fit(state, interactions(ROWS), {"item_knn": {}})
+    number, digest = current(state)
+    server = [sys.executable, "-m", "recunlearn.cli", "serve", "--state", state, "--port", "0"]
+    options = ["--offer-versions", "--token-file", token]
+    with subprocess.Popen([*server, *options], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            url = process.stdout.readline().split()[-1]
+            pulling = ("pull", "--from", url, "--version", number, "--digest", digest, "--to", tmp_path / "r")
+            refused = invoke(*pulling, rc="raises")
+            assert "it wants a token" in str(refused.exception)
+            assert "has version 1" in invoke(*pulling, "--token-file", token).stdout
+        finally:
+            process.kill()
+    assert current(tmp_path / "r") == (number, digest)

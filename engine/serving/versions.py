@@ -1,4 +1,4 @@
-"""Versions offered to other hosts: ``GET /v1/versions/N/FILE``, for :func:`~.version_transfer.pull`.
+"""Versions offered to other hosts: ``GET /v1/versions/N/FILE``, for :func:`~..version_transfer.pull`.
 
 A version holds every kept interaction, so this is added to a server only when asked for, behind its token.
 """
@@ -10,8 +10,8 @@ from typing import BinaryIO
 from fastapi import FastAPI, Response
 from starlette.responses import StreamingResponse
 
-from .state import StateError, StatePaths
-from .version_transfer import offered_file
+from ..state import StateError, StatePaths
+from ..version_transfer import offered_file
 
 _CHUNK = 1 << 20
 
