@@ -42,7 +42,9 @@ class Announcer:
         """Send what is left, within a minute; tells whether all is sent. The rest waits for the next run."""
         self._stop.set()
         self._thread.join(_CLOSE_SECONDS)
-        return self.error is None and not self._thread.is_alive()
+        if self._thread.is_alive():
+            self.error = self.error or TimeoutError(f"no answer within {_CLOSE_SECONDS:.0f} s")
+        return self.error is None
 
     def _run(self) -> None:
         failures = 0

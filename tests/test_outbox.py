@@ -168,6 +168,18 @@ def test_an_announcer_goes_on_until_the_sink_takes_it(state, monkeypatch):
     assert {message.stream for message in broker.taken} == {VERSIONS, RECEIPTS}
 
 
+def test_a_sink_that_hangs_does_not_hold_up_the_end(state, monkeypatch):
+    """After a while the announcer is left behind, and says so."""
+    monkeypatch.setattr("recunlearn.streaming.announcer._CLOSE_SECONDS", 0.2)
+    answer = threading.Event()
+    broker = Broker()
+    monkeypatch.setattr(broker, "send", lambda messages: answer.wait(30))
+    announcer = Announcer(StatePaths(state), broker.open)
+    assert not announcer.close()
+    assert isinstance(announcer.error, TimeoutError)
+    answer.set()
+
+
 def test_an_announcer_that_is_closed_says_what_is_not_sent(state):
     """It waits for the next run: nothing is lost, and nothing hangs."""
     broker = Broker()
