@@ -18,6 +18,7 @@ from .commands.demo import demo
 from .commands.fit import fit
 from .commands.forget import forget
 from .commands.pull import pull
+from .commands.readmit import readmit
 from .commands.run import run
 from .commands.serve import serve
 from .commands.status import status
@@ -26,6 +27,7 @@ from .commands.verify import verify
 COMMANDS: tuple[Callable[..., Any], ...] = (
     fit,
     forget,
+    readmit,
     run,
     status,
     serve,

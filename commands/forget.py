@@ -15,6 +15,10 @@ def forget(
     interaction: Annotated[
         list[str] | None, typer.Option(help="Single interaction to remove, USER:ITEM; repeat it.")
     ] = None,
+    anonymise: Annotated[
+        list[str] | None,
+        typer.Option(help="Account to anonymise: the rows stay, under a random id; repeat it."),
+    ] = None,
     file: Annotated[
         Path | None, typer.Option(help="A file: a simple JSON event a line, or a user id a line.")
     ] = None,
@@ -28,12 +32,13 @@ def forget(
     read_config(paths)
     payloads = [_account_event(text) for text in user or []]
     payloads += [_interaction_event(text) for text in interaction or []]
+    payloads += [_account_event(text, "account.anonymised", "--anonymise") for text in anonymise or []]
     rejected: list[dict[str, Any]] = []
     if file is not None:
         from_file, rejected = _events_of_file(file)
         payloads += from_file
     if not payloads and not rejected:
-        wrong_use("name whom to forget: --user ID, --interaction USER:ITEM or --file FILE")
+        wrong_use("name whom to forget: --user ID, --interaction USER:ITEM, --anonymise ID or --file FILE")
     if payloads:
         journal.append(paths.journal, payloads)
     if as_json:
@@ -47,10 +52,10 @@ def forget(
         raise typer.Exit(1)
 
 
-def _account_event(user_id: str) -> bytes:
+def _account_event(user_id: str, kind: str = "account.deleted", option: str = "--user") -> bytes:
     if not user_id:
-        wrong_use("--user is empty; name the id of an account")
-    return _event("account.deleted", user_id=user_id)
+        wrong_use(f"{option} is empty; name the id of an account")
+    return event(kind, user_id=user_id)
 
 
 def _interaction_event(text: str) -> bytes:
@@ -59,10 +64,11 @@ def _interaction_event(text: str) -> bytes:
         wrong_use(
             f"--interaction {text!r} is not USER:ITEM; ids with a colon: use --file with a JSON event a line"
         )
-    return _event("interaction.removed", user_id=user_id, item_id=item_id)
+    return event("interaction.removed", user_id=user_id, item_id=item_id)
 
 
-def _event(kind: str, **ids: str) -> bytes:
+def event(kind: str, **ids: str) -> bytes:
+    """Write a simple JSON event of now, with an id of its own."""
     import uuid
     from datetime import UTC, datetime
 

@@ -24,6 +24,7 @@ import polars as pl
 
 from .. import __version__
 from ..models.base import ForgettableModel
+from .anonymous import new_ids, under_new_ids
 from .fence import FenceKey
 from .id_index import IdIndex
 from .interactions import rewrite_store
@@ -158,8 +159,13 @@ class Engine:
         return report or self._apply_halves(batch)
 
     def pending(self, limit: int = -1) -> list[Pending]:
-        """Return up to ``limit`` requests that wait to be erased, oldest first."""
+        """Return up to ``limit`` requests that wait to be erased, oldest first.
+
+        Re-admissions, which no model has to do with, are carried out here, with their receipts.
+        """
         self._go_on()
+        if self.ledger.admit() and self._receipts is not None:
+            give_receipts(self.ledger, self._receipts, self.paths)
         return self.ledger.pending(limit)
 
     def _go_on(self) -> None:
@@ -180,13 +186,14 @@ class Engine:
         version = self.manifest.version + (0 if removal.is_empty() else 1)
         cycle = self.ledger.begin_cycle(version, removal.outcomes)
         try:
-            restricted = None if removal.is_empty() else self._forget(removal)
+            renamed = new_ids(self._users.series.gather(removal.anonymous), self._users.series)
+            next_version = None if removal.is_empty() else self._forget(removal, renamed)
         except ForgettingError:
             self.ledger.abandon_cycle(cycle)
             raise
         forgot = time.perf_counter()
-        if restricted is not None:
-            self._publish(version, removal, *restricted)
+        if next_version is not None:
+            self._publish(version, removal, renamed, *next_version)
         self.ledger.publish_cycle(cycle, cycle_record(self.manifest, self._digest))
         published = time.perf_counter()
         erased = finish(self.paths, self.ledger, cycle, self.manifest, self._receipts)
@@ -203,36 +210,43 @@ class Engine:
     def _user_items(self) -> Any:
         return next(iter(self.models.values())).user_items
 
-    def _forget(self, removal: Removal) -> tuple[dict[str, ForgettableModel], pl.Series, pl.Series]:
+    def _forget(
+        self, removal: Removal, renamed: pl.DataFrame
+    ) -> tuple[dict[str, ForgettableModel], pl.Series, pl.Series]:
         """Forget in every model; returns the models and ids without empty rows and columns."""
-        rows: Any = None
-        columns: Any = None
-        restricted = {}
+        users, items = self._users.series, self._items.series
+        rows = columns = np.empty(0, dtype=np.int64)
+        restricted: dict[str, ForgettableModel] = {}
         for name, model in self.models.items():
             try:
                 model.forget(
                     users=removal.users, pair_users=removal.pair_users, pair_items=removal.pair_items
                 )
-                if rows is None:
-                    rows = np.flatnonzero(np.diff(model.user_items.indptr)).astype(np.int64)
+                if not restricted:
                     columns = np.unique(model.user_items.indices).astype(np.int64)
+                    items = self._items.series.gather(columns)
+                    kept = np.flatnonzero(np.diff(model.user_items.indptr)).astype(np.int64)
+                    users = under_new_ids(self._users.series.gather(kept), renamed)
+                    order = users.arg_sort().to_numpy().astype(np.int64)
+                    rows, users = kept[order], users.gather(order)
                 restricted[name] = model.restrict(rows, columns)
             except Exception as error:
                 # The class alone: a message may quote an id or a row.
                 raise ForgettingError(f"model {name} could not forget: {type(error).__name__}") from error
-        return restricted, self._users.series.gather(rows), self._items.series.gather(columns)
+        return restricted, users, items
 
     def _publish(
         self,
         version: int,
         removal: Removal,
+        renamed: pl.DataFrame,
         models: dict[str, ForgettableModel],
         users: pl.Series,
         items: pl.Series,
     ) -> None:
         """Write the next version beside the published one and flip CURRENT to it."""
         old = Store(self.manifest.interactions, self.manifest.partitions)
-        store = rewrite_store(self.paths, old, version, removal.user_ids, removal.pair_ids)
+        store = rewrite_store(self.paths, old, version, removal.user_ids, removal.pair_ids, renamed)
         digest = write_version(
             self.paths,
             version,
@@ -300,6 +314,7 @@ def recover(paths: StatePaths, ledger: Ledger, receipts: ReceiptLog | None) -> N
             ledger.publish_cycle(cycle.cycle, cycle_record(manifest, digest))
         finish(paths, ledger, cycle.cycle, manifest, receipts)
     purge(paths, manifest)
+    ledger.admit()
     ledger.purge()
     if receipts is not None:
         give_receipts(ledger, receipts, paths)
@@ -318,6 +333,7 @@ def finish(
     users = {user for user, item in ledger.subjects(cycle) if item is None}
     record = dict(ledger.cycle(cycle).record)
     erased = ledger.finish_cycle(cycle, record)
+    ledger.admit()
     ledger.purge()
     scan = scan_for_ids(paths, users - ledger.waiting_users())
     if scan.found:

@@ -15,6 +15,7 @@ from .fence import FenceKey
 from .interactions import canonical_frame, read_store, to_user_items, write_store
 from .ledger import Ledger
 from .purge import purge
+from .refusal import without_fenced
 from .state import Config, StateError, StatePaths, WriterLock, read_config, write_config
 from .version import Store, VersionError, read_current, read_manifest, set_current, write_version
 
@@ -68,7 +69,8 @@ def fit(
     Notes
     -----
     Whoever is fenced stays out: interactions of erased users, and single interactions that were erased,
-    are refused and counted, whatever file they come back in.
+    are refused and counted, whatever file they come back in; so are interactions of users who were admitted
+    again from before they came back, where the data has times.
     """
     paths = StatePaths(Path(state_dir))
     config = _begin(paths, interactions is None)
@@ -81,7 +83,7 @@ def fit(
         if config is None:
             write_config(paths, Config(chosen))
         with _ledger(paths, key) as ledger:
-            kept, refused_users = _without_fenced(frame, ledger, key)
+            kept, refused_users = without_fenced(frame, ledger, key)
         if not len(kept):
             raise ValueError(
                 f"no interaction is left to fit: {len(frame)} given, all of erased users; name other data"
@@ -163,27 +165,6 @@ def _what_to_fit(
     if frame is None:
         raise ValueError(f"{paths.root} keeps no interaction to fit from; name other data")
     return frame
-
-
-def _without_fenced(frame: pl.DataFrame, ledger: Ledger, key: FenceKey) -> tuple[pl.DataFrame, int]:
-    """Leave out fenced users and pairs; returns the rest and how many users were refused."""
-    users, (pairs, owners) = ledger.fenced_users(), ledger.fenced_pairs()
-    if not (users or pairs):
-        return frame, 0
-    known = frame["user_id"].unique()
-    hashes = [key.user(user) for user in known.to_list()]
-    refused = known.filter(pl.Series([digest in users for digest in hashes], dtype=pl.Boolean))
-    partly = known.filter(pl.Series([digest in owners for digest in hashes], dtype=pl.Boolean))
-    kept = frame.filter(~pl.col("user_id").is_in(refused.implode()))
-    candidates = kept.filter(pl.col("user_id").is_in(partly.implode())).select("user_id", "item_id")
-    erased = [key.pair(user, item) in pairs for user, item in candidates.iter_rows()]
-    kept = kept.join(
-        candidates.filter(pl.Series(erased, dtype=pl.Boolean)),
-        on=["user_id", "item_id"],
-        how="anti",
-        maintain_order="left",
-    )
-    return kept, len(refused)
 
 
 def _publish(

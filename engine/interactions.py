@@ -107,6 +107,7 @@ def rewrite_store(
     version: int,
     users: Sequence[str],
     pairs: Sequence[tuple[str, str]],
+    renamed: pl.DataFrame | None = None,
 ) -> Store:
     """Write anew, for a version, the partitions that hold what is to be removed; the others are shared.
 
@@ -114,24 +115,56 @@ def rewrite_store(
     ----------
     users : canonical ids of accounts to remove; unknown ones are no error.
     pairs : canonical (user id, item id) of single interactions to remove.
+    renamed : columns user_id and new_id, of the store's own type: users whose rows go on under another id,
+        in the partition where that id belongs.
     """
-    touched = {_home(user, store.partitions) for user in users} | {
-        _home(user, store.partitions) for user, _ in pairs
-    }
-    files: dict[str, Any] = {}
-    for name, record in store.files.items():
-        home = int(name.partition("-")[0])
-        if home not in touched:
-            files[name] = record
-            continue
-        frame = read_partition(paths, name, store)
-        kept = _without(frame, users, pairs)
-        if len(kept) == len(frame):
-            files[name] = record
-        elif len(kept):
-            files.update(_write_partition(paths, home, version, kept))
+    gone, arriving = list(users), dict[int, pl.DataFrame]()
+    if renamed is not None and len(renamed):
+        gone += [canonical_id(user) for user in renamed["user_id"].to_list()]
+        arriving = _arriving(paths, store, users, pairs, renamed)
+    touched = {_home(user, store.partitions) for user in [*gone, *(user for user, _ in pairs)]}
+    touched.update(arriving)
+    names = {int(name.partition("-")[0]): name for name in store.files}
+    files = {name: store.files[name] for home, name in names.items() if home not in touched}
+    for home in sorted(touched):
+        frames = [arriving[home]] if home in arriving else []
+        if home in names:
+            frame = read_partition(paths, names[home], store)
+            kept = _without(frame, gone, pairs)
+            if len(kept) == len(frame) and not frames:
+                files[names[home]] = store.files[names[home]]
+                continue
+            frames.append(kept)
+        if any(map(len, frames)):
+            content = pl.concat(frames).sort("user_id", "item_id") if len(frames) > 1 else frames[0]
+            files.update(_write_partition(paths, home, version, content))
     durable.sync_directory(paths.interactions)
     return Store(dict(sorted(files.items())), store.partitions)
+
+
+def _arriving(
+    paths: StatePaths,
+    store: Store,
+    users: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    renamed: pl.DataFrame,
+) -> dict[int, pl.DataFrame]:
+    """Take out the rows of users who go on under another id: the new id's partition -> rows, sorted."""
+    homes = set(partition_of(renamed["user_id"], store.partitions).to_list())
+    taken = []
+    for name in store.files:
+        if int(name.partition("-")[0]) in homes:
+            frame = read_partition(paths, name, store)
+            kept = _without(frame, users, pairs)
+            rows = kept.join(renamed, on="user_id", how="inner")
+            taken.append(rows.with_columns(user_id=pl.col("new_id")).select(frame.columns))
+    if not taken:
+        return {}
+    moved = pl.concat(taken).sort("user_id", "item_id")
+    parts = moved.with_columns(partition_of(moved["user_id"], store.partitions))
+    return {
+        int(home): part.drop("_home") for (home,), part in parts.partition_by("_home", as_dict=True).items()
+    }
 
 
 def _without(frame: pl.DataFrame, users: Sequence[str], pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:

@@ -12,8 +12,9 @@ from .ledger_cycles import Cycles
 from .ledger_file import LedgerError
 from .ledger_intake import Intake
 from .ledger_letters import Letters
-from .ledger_records import Cycle, DeadLetter, ErasedRequest, Pending, Received
+from .ledger_records import Cycle, DeadLetter, DoneRequest, Pending, Received
 from .ledger_reports import Reports
+from .ledger_sources import Sources
 from .request_states import TRANSITIONS
 from .requests import is_distinctive
 
@@ -21,7 +22,7 @@ __all__ = [
     "TRANSITIONS",
     "Cycle",
     "DeadLetter",
-    "ErasedRequest",
+    "DoneRequest",
     "Ledger",
     "LedgerError",
     "Pending",
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 
-class Ledger(Intake, Cycles, Letters, Reports):
+class Ledger(Intake, Sources, Cycles, Letters, Reports):
     """One connection to the ledger: for one thread; each thread and process opens its own.
 
     Examples

@@ -7,19 +7,20 @@ from typing import Any
 
 import msgspec
 
-from .ledger_file import LedgerError, LedgerFile
+from .ledger_fence import LedgerFence
+from .ledger_file import LedgerError
 from .ledger_records import Cycle, Pending
-from .requests import AccountDeletion, InteractionRemoval, Request, is_distinctive
+from .requests import AccountDeletion, Anonymisation, InteractionRemoval, Readmission, Request
 
 
-class Cycles(LedgerFile):
+class Cycles(LedgerFence):
     """Requests on their way from waiting to done."""
 
     def pending(self, limit: int = -1) -> list[Pending]:
         """Return up to ``limit`` requests that wait to be erased, oldest first."""
         rows = self._connection.execute(
-            "SELECT seq, request_id, user_id, item_id, requested_at FROM requests WHERE state = 'fenced' "
-            "ORDER BY seq LIMIT ?",
+            "SELECT seq, kind, request_id, user_id, item_id, requested_at FROM requests "
+            "WHERE state = 'fenced' ORDER BY seq LIMIT ?",
             (limit,),
         )
         return [Pending(seq, _request(*columns)) for seq, *columns in rows]
@@ -30,19 +31,19 @@ class Cycles(LedgerFile):
         Parameters
         ----------
         version : the version that will be without them.
-        outcomes : seq -> ``"removed"``, or ``"nothing"`` where nothing of the subject was kept.
+        outcomes : seq -> ``"removed"``, ``"anonymised"``, or ``"nothing"`` where nothing of the subject was
+            kept.
         """
         with self._transaction("begin a cycle") as connection:
             cycle = connection.execute(
                 "INSERT INTO cycles (version, state) VALUES (?, 'open')", (version,)
             ).lastrowid
             assert cycle is not None  # noqa: S101  an INSERT has a row id; this tells the type checker
-            for seq, outcome in outcomes.items():
-                self._move(seq, "erasing")
-                connection.execute(
-                    "UPDATE requests SET cycle = ?, outcome = ?, attempts = attempts + 1 WHERE seq = ?",
-                    (cycle, outcome, seq),
-                )
+            self._move(list(outcomes), "erasing")
+            connection.executemany(
+                "UPDATE requests SET cycle = ?, outcome = ?, attempts = attempts + 1 WHERE seq = ?",
+                [(cycle, outcome, seq) for seq, outcome in outcomes.items()],
+            )
         return cycle
 
     def publish_cycle(self, cycle: int, record: Mapping[str, Any]) -> None:
@@ -54,22 +55,15 @@ class Cycles(LedgerFile):
             )
 
     def finish_cycle(self, cycle: int, record: Mapping[str, Any]) -> int:
-        """Everything is purged: mark the cycle's requests erased and clear their ids. Returns how many."""
-        now = time.time()
+        """Everything is purged: mark the cycle's requests done and clear their ids. Returns how many."""
         with self._transaction("mark requests erased") as connection:
             rows = connection.execute(
-                "SELECT seq, request_id, subject, user_id FROM requests "
-                "WHERE cycle = ? AND state = 'erasing'",
-                (cycle,),
+                "SELECT seq, kind, outcome FROM requests WHERE cycle = ? AND state = 'erasing'", (cycle,)
             ).fetchall()
-            for seq, request_id, subject, user_id in rows:
-                self._move(seq, "erased")
-                connection.execute(
-                    "UPDATE requests SET erased_at = ?, user_id = NULL, item_id = NULL, request_id = ? "
-                    "WHERE seq = ?",
-                    (now, self._unlinked(request_id, user_id), seq),
-                )
-                connection.execute("UPDATE fence SET erased = 1 WHERE subject = ?", (subject,))
+            self._move([seq for seq, kind, _ in rows if kind != "anonymisation"], "erased")
+            self._move([seq for seq, kind, _ in rows if kind == "anonymisation"], "anonymised")
+            self._clear_ids([(seq, outcome) for seq, _, outcome in rows], time.time())
+            self._mark_erased()
             connection.execute(
                 "UPDATE cycles SET state = 'finished', record = ? WHERE cycle = ?",
                 (msgspec.json.encode(record), cycle),
@@ -90,8 +84,7 @@ class Cycles(LedgerFile):
             rows = connection.execute(
                 "SELECT seq FROM requests WHERE cycle = ? AND state = 'erasing'", (cycle,)
             ).fetchall()
-            for (seq,) in rows:
-                self._move(seq, "fenced")
+            self._move([seq for (seq,) in rows], "fenced")
             connection.execute("UPDATE requests SET cycle = NULL, outcome = NULL WHERE cycle = ?", (cycle,))
             connection.execute("DELETE FROM cycles WHERE cycle = ?", (cycle,))
 
@@ -130,7 +123,7 @@ class Cycles(LedgerFile):
     def fail(self, seq: int, reason: str) -> None:
         """Mark a request that a model could not forget. ``reason`` must not name anybody."""
         with self._transaction("mark a request failed") as connection:
-            self._move(seq, "failed")
+            self._move([seq], "failed")
             connection.execute(
                 "UPDATE requests SET reason = ?, cycle = NULL, outcome = NULL WHERE seq = ?", (reason, seq)
             )
@@ -139,21 +132,20 @@ class Cycles(LedgerFile):
         """Put failed requests back among those that wait; returns how many."""
         with self._transaction("retry failed requests") as connection:
             rows = connection.execute("SELECT seq FROM requests WHERE state = 'failed'").fetchall()
-            for (seq,) in rows:
-                self._move(seq, "fenced")
+            self._move([seq for (seq,) in rows], "fenced")
         return len(rows)
 
-    def _unlinked(self, request_id: str, user_id: str) -> str:
-        """Keep a request's id, unless it gives the user away: then a keyed hash stands for it."""
-        gives_away = is_distinctive(user_id) and user_id in request_id
-        return self._hashed(request_id) if gives_away else request_id
 
-
-def _request(request_id: str, user_id: str, item_id: str | None, requested_at: float | None) -> Request:
+def _request(
+    kind: str, request_id: str, user_id: str, item_id: str | None, requested_at: float | None
+) -> Request:
     at = None if requested_at is None else datetime.fromtimestamp(requested_at, UTC)
-    if item_id is None:
-        return AccountDeletion(request_id, user_id, at)
-    return InteractionRemoval(request_id, user_id, item_id, at)
+    if kind == InteractionRemoval.kind and item_id is not None:
+        return InteractionRemoval(request_id, user_id, item_id, at)
+    kinds: Mapping[str, type[AccountDeletion | Anonymisation | Readmission]] = {
+        each.kind: each for each in (AccountDeletion, Anonymisation, Readmission)
+    }
+    return kinds[kind](request_id, user_id, at)
 
 
 def _cycle(cycle: int, version: int, state: str, record: bytes | None) -> Cycle:

@@ -1,7 +1,7 @@
-"""The ledger's file: its tables, its one way to change them, and what leaves no cleared id in it."""
+"""The ledger's file: the transactions in which alone it changes, and what leaves no cleared id in it."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -9,49 +9,9 @@ from typing import Self
 
 from . import durable
 from .fence import FenceKey
-from .request_states import TRANSITIONS
+from .ledger_schema import SCHEMA, SCHEMA_VERSION
+from .requests import is_distinctive
 from .state import StateError, StatePaths
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS requests (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    request_id TEXT NOT NULL UNIQUE,
-    kind TEXT NOT NULL CHECK (kind IN ('account', 'interaction')),
-    user_id TEXT, item_id TEXT,              -- cleared when erased
-    subject BLOB NOT NULL,                   -- keyed hash of the user, or of the user and the item
-    source_partition TEXT, source_offset INTEGER,
-    requested_at REAL, received_at REAL NOT NULL, fenced_at REAL, erased_at REAL,
-    state TEXT NOT NULL,
-    outcome TEXT CHECK (outcome IN ('removed', 'nothing')),
-    cycle INTEGER REFERENCES cycles (cycle),
-    reason TEXT, attempts INTEGER NOT NULL DEFAULT 0,
-    receipt INTEGER                          -- its index in the receipt log
-);
-CREATE INDEX IF NOT EXISTS requests_by_state ON requests (state, seq);
-CREATE INDEX IF NOT EXISTS requests_by_cycle ON requests (cycle);
-CREATE INDEX IF NOT EXISTS requests_without_receipt ON requests (seq)
-    WHERE state = 'erased' AND receipt IS NULL;
-CREATE INDEX IF NOT EXISTS requests_by_receipt ON requests (receipt);
-CREATE TABLE IF NOT EXISTS fence (
-    subject BLOB PRIMARY KEY, owner BLOB NOT NULL,    -- keyed hash of the user: the subject of an account
-    kind TEXT NOT NULL, seq INTEGER NOT NULL, erased INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS cycles (
-    cycle INTEGER PRIMARY KEY AUTOINCREMENT,
-    version INTEGER NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('open', 'published', 'finished')),
-    record BLOB                              -- JSON: what was published and what was purged, for the receipts
-);
-CREATE TABLE IF NOT EXISTS positions (
-    source TEXT NOT NULL, partition TEXT NOT NULL, next_offset INTEGER NOT NULL,
-    PRIMARY KEY (source, partition)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS dead_letters (
-    source TEXT NOT NULL, partition TEXT NOT NULL, offset INTEGER NOT NULL,
-    reason TEXT NOT NULL, at REAL NOT NULL,
-    PRIMARY KEY (source, partition, offset)
-) WITHOUT ROWID;
-"""
 
 
 class LedgerError(StateError):
@@ -67,15 +27,22 @@ class LedgerFile:
         Raises
         ------
         LedgerError
-            There is none, or it is not a ledger.
+            There is none, it is not a ledger, or one of another release.
         """
         self._path, self._key = path, key
         if not path.exists():
             raise LedgerError(f"{path} is missing; restore it from a backup: it says who was erased")
         try:
             self._connection = _connect(path)
+            found = _schema_version(self._connection)
         except sqlite3.DatabaseError as error:
             raise LedgerError(f"{path} cannot be read ({error}); restore it from a backup") from error
+        if found not in (None, SCHEMA_VERSION):
+            self._connection.close()
+            raise LedgerError(
+                f"{path} has tables of version {found}, this release writes {SCHEMA_VERSION}; "
+                "use the release that wrote it, or fit a new state directory"
+            )
 
     @classmethod
     def create(cls, paths: StatePaths, key: FenceKey) -> Self:
@@ -84,7 +51,7 @@ class LedgerFile:
             durable.create_bytes(paths.ledger, b"")
         ledger = cls(paths.ledger, key)
         with ledger._transaction("create the ledger's tables") as connection:
-            for statement in _SCHEMA.split(";\n"):
+            for statement in SCHEMA:
                 connection.execute(statement)
         return ledger
 
@@ -102,15 +69,42 @@ class LedgerFile:
             raise
         durable.reached(f"after: {step}")
 
+    def _clear_ids(self, outcomes: Sequence[tuple[int, str]], now: float) -> None:
+        """Note when requests were done and their outcomes (number, outcome), and drop their clear ids."""
+        rows = []
+        for seq, outcome in outcomes:
+            request_id, user_id = self._connection.execute(
+                "SELECT request_id, user_id FROM requests WHERE seq = ?", (seq,)
+            ).fetchone()
+            rows.append((now, outcome, self._unlinked(request_id, user_id), seq))
+        self._connection.executemany(
+            "UPDATE requests SET done_at = ?, outcome = ?, request_id = ?, user_id = NULL, item_id = NULL "
+            "WHERE seq = ?",
+            rows,
+        )
+
+    def _unlinked(self, request_id: str, user_id: str) -> str:
+        """Keep a request's id, unless it gives the user away: then a keyed hash stands for it."""
+        gives_away = is_distinctive(user_id) and user_id in request_id
+        return self._hashed(request_id) if gives_away else request_id
+
     def _hashed(self, request_id: str) -> str:
         return f"hash:{self._key.user(request_id).hex()}"
 
-    def _move(self, seq: int, state: str) -> None:
-        row = self._connection.execute("SELECT state FROM requests WHERE seq = ?", (seq,)).fetchone()
-        if row is None or state not in TRANSITIONS[row[0]]:
-            known = "unknown" if row is None else row[0]
-            raise LedgerError(f"request {seq} is {known}: it cannot become {state}")
-        self._connection.execute("UPDATE requests SET state = ? WHERE seq = ?", (state, seq))
+    def _move(self, seqs: Sequence[int], state: str) -> None:
+        """Put requests into a state; the table's trigger refuses what is not an allowed transition."""
+        for seq in seqs:
+            try:
+                moved = self._connection.execute(
+                    "UPDATE requests SET state = ? WHERE seq = ?", (state, seq)
+                ).rowcount
+            except sqlite3.IntegrityError:
+                (known,) = self._connection.execute(
+                    "SELECT state FROM requests WHERE seq = ?", (seq,)
+                ).fetchone()
+                raise LedgerError(f"request {seq} is {known}: it cannot become {state}") from None
+            if not moved:
+                raise LedgerError(f"request {seq} is unknown: it cannot become {state}")
 
     def purge(self) -> bool:
         """Move the write-ahead log into the ledger and empty it: no cleared id is left in either.
@@ -144,6 +138,13 @@ class LedgerFile:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _schema_version(connection: sqlite3.Connection) -> int | None:
+    """Return the version of the tables; None if there are none yet."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    has_tables = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'requests'").fetchone()
+    return int(version) if has_tables else None
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -1,37 +1,46 @@
 """The ledger's intake: requests recorded once, their users fenced, positions and dead letters beside them."""
 
-import sqlite3
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from .ledger_file import LedgerError, LedgerFile
+from .ledger_fence import LedgerFence
+from .ledger_file import LedgerError
 from .ledger_letters import Coordinates, close_letters
 from .ledger_records import DeadLetter, Received
-from .requests import InteractionRemoval, Request, canonical_id
+from .requests import InteractionRemoval, Readmission, Request, canonical_id
+
+_LOOKED_UP_AT_ONCE = 400
 
 
-class Intake(LedgerFile):
+class Intake(LedgerFence):
     """What is asked: recorded, or taken back."""
 
     def conflicts(self, received: Sequence[Received]) -> set[int]:
-        """Find requests whose id was used for another subject before; int: places in ``received``.
+        """Find requests whose id was used for something else before; int: places in ``received``.
 
-        Such a request must not pass for a repetition: it would be a deletion that is silently lost.
+        Another subject, or another kind of request. It must not pass for a repetition: it would be a
+        deletion that is silently lost.
         """
-        seen: dict[str, bytes] = {}
+        seen = self._known(entry.request.request_id for entry in received)
         found = set()
         for place, entry in enumerate(received):
-            request_id, subject = entry.request.request_id, self._subject(entry.request)
-            known = self._known_subject(request_id) or seen.setdefault(request_id, subject)
-            if known != subject:
+            asked = (entry.request.kind, self._subject(entry.request))
+            if seen.setdefault(entry.request.request_id, asked) != asked:
                 found.add(place)
         return found
 
-    def _known_subject(self, request_id: str) -> bytes | None:
-        row = self._connection.execute(
-            "SELECT subject FROM requests WHERE request_id IN (?, ?)", (request_id, self._hashed(request_id))
-        ).fetchone()
-        return None if row is None else row[0]
+    def _known(self, request_ids: Iterable[str]) -> dict[str, tuple[str, bytes]]:
+        """Look up the requests that are recorded: id -> kind and subject."""
+        by_text = {text: wanted for wanted in request_ids for text in (wanted, self._hashed(wanted))}
+        texts = list(by_text)
+        found = {}
+        for start in range(0, len(texts), _LOOKED_UP_AT_ONCE):
+            chunk = texts[start : start + _LOOKED_UP_AT_ONCE]
+            places = ", ".join("?" * len(chunk))
+            query = f"SELECT request_id, kind, subject FROM requests WHERE request_id IN ({places})"  # noqa: S608
+            rows = self._connection.execute(query, chunk)
+            found.update({by_text[text]: (kind, subject) for text, kind, subject in rows})
+        return found
 
     def record(
         self,
@@ -56,10 +65,14 @@ class Intake(LedgerFile):
         How many requests were new.
         """
         now = time.time()
-        new = 0
         with self._transaction("record requests") as connection:
+            known = set(self._known(entry.request.request_id for entry in received))
+            new = []
             for entry in received:
-                new += self._insert(connection, entry, now)
+                if entry.request.request_id not in known:
+                    known.add(entry.request.request_id)
+                    new.append(entry)
+            self._insert(new, now)
             connection.executemany(
                 "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?) "
                 "ON CONFLICT DO UPDATE SET reason = excluded.reason",
@@ -71,30 +84,44 @@ class Intake(LedgerFile):
                 "ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset",
                 [(source, partition, offset) for partition, offset in (positions or {}).items()],
             )
-        return new
+        return len(new)
 
-    def _insert(self, connection: sqlite3.Connection, entry: Received, now: float) -> int:
-        request = entry.request
-        if self._known_subject(request.request_id) is not None:
-            return 0
-        item_id = canonical_id(request.item_id) if isinstance(request, InteractionRemoval) else None
-        kind = "account" if item_id is None else "interaction"
-        subject = self._subject(request)
-        cursor = connection.execute(
-            "INSERT INTO requests (request_id, kind, user_id, item_id, subject, source_partition, "
+    def _insert(self, new: Sequence[Received], now: float) -> None:
+        row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'requests'").fetchone()
+        numbered = list(enumerate(new, start=1 + (0 if row is None else row[0])))
+        self._connection.executemany(
+            "INSERT INTO requests (seq, request_id, kind, user_id, item_id, subject, source_partition, "
             "source_offset, requested_at, received_at, fenced_at, state) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'fenced')",
-            (
-                request.request_id, kind, canonical_id(request.user_id), item_id, subject,
-                entry.partition, entry.offset,
-                request.requested_at.timestamp() if request.requested_at else None, now, now,
-            ),
-        )  # fmt: skip
-        connection.execute(
-            "INSERT OR IGNORE INTO fence (subject, owner, kind, seq) VALUES (?, ?, ?, ?)",
-            (subject, self._key.user(request.user_id), kind, cursor.lastrowid),
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [self._row(seq, entry, now) for seq, entry in numbered],
         )
-        return 1
+        self._raise_fence(
+            (self._subject(request), self._key.user(request.user_id), _fence_kind(request), seq, seq)
+            for seq, request in ((seq, entry.request) for seq, entry in numbered)
+            if not isinstance(request, Readmission)
+        )
+        self._connection.executemany(  # their ids are known again until they are admitted
+            "UPDATE fence SET erased = 0 WHERE subject = ?",
+            [(self._subject(entry.request),) for entry in new if isinstance(entry.request, Readmission)],
+        )
+
+    def _row(self, seq: int, entry: Received, now: float) -> tuple[object, ...]:
+        request = entry.request
+        waits = isinstance(request, Readmission)
+        return (
+            seq,
+            request.request_id,
+            request.kind,
+            canonical_id(request.user_id),
+            canonical_id(request.item_id) if isinstance(request, InteractionRemoval) else None,
+            self._subject(request),
+            entry.partition,
+            entry.offset,
+            None if request.requested_at is None else request.requested_at.timestamp(),
+            now,
+            None if waits else now,
+            "received" if waits else "fenced",
+        )
 
     def _subject(self, request: Request) -> bytes:
         if isinstance(request, InteractionRemoval):
@@ -119,15 +146,20 @@ class Intake(LedgerFile):
         """
         with self._transaction("cancel a request") as connection:
             row = connection.execute(
-                "SELECT seq, subject FROM requests WHERE request_id = ?", (request_id,)
+                "SELECT seq, subject, user_id FROM requests WHERE request_id IN (?, ?)",
+                (request_id, self._hashed(request_id)),
             ).fetchone()
             if row is None:
                 raise LedgerError(f"request {request_id!r} is not in the ledger; was it read already?")
-            seq, subject = row
-            self._move(seq, "cancelled")
-            connection.execute("UPDATE requests SET user_id = NULL, item_id = NULL WHERE seq = ?", (seq,))
+            seq, subject, user_id = row
+            self._move([seq], "cancelled")
             connection.execute(
-                "DELETE FROM fence WHERE subject = ?1 AND NOT EXISTS "
-                "(SELECT 1 FROM requests WHERE subject = ?1 AND state != 'cancelled')",
-                (subject,),
+                "UPDATE requests SET request_id = ?, user_id = NULL, item_id = NULL WHERE seq = ?",
+                (self._unlinked(request_id, user_id), seq),
             )
+            self._lower_fence(subject)
+            self._mark_erased()
+
+
+def _fence_kind(request: Request) -> str:
+    return "interaction" if isinstance(request, InteractionRemoval) else "account"

@@ -34,8 +34,12 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
-class ErasedRequest:
-    """What the ledger keeps of a request that is done; times are Unix seconds."""
+class DoneRequest:
+    """What the ledger keeps of a request that is done; times are Unix seconds.
+
+    ``done_at`` is when the user was erased, anonymised or admitted again; a re-admission has no
+    ``fenced_at`` and no cycle.
+    """
 
     seq: int
     request_id: str
@@ -45,10 +49,10 @@ class ErasedRequest:
     offset: int | None
     requested_at: float | None
     received_at: float
-    fenced_at: float
-    erased_at: float
+    fenced_at: float | None
+    done_at: float
     outcome: str
-    cycle: int
+    cycle: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,21 +3,21 @@
 from collections.abc import Mapping
 
 from .ledger_file import LedgerFile
-from .ledger_records import ErasedRequest
+from .ledger_records import DoneRequest
 from .request_states import TRANSITIONS
 
 
 class Reports(LedgerFile):
     """Read-outs for receipts, status, fits and verification."""
 
-    def without_receipt(self) -> list[ErasedRequest]:
-        """Return the requests that are erased and have no receipt yet, oldest first."""
+    def without_receipt(self) -> list[DoneRequest]:
+        """Return the requests that are done and have no receipt yet, oldest first."""
         rows = self._connection.execute(
             "SELECT seq, request_id, kind, subject, source_partition, source_offset, requested_at, "
-            "received_at, fenced_at, erased_at, outcome, cycle FROM requests "
-            "WHERE state = 'erased' AND receipt IS NULL ORDER BY seq"
+            "received_at, fenced_at, done_at, outcome, cycle FROM done_requests "
+            "WHERE receipt IS NULL ORDER BY seq"
         )
-        return [ErasedRequest(*row) for row in rows]
+        return [DoneRequest(*row) for row in rows]
 
     def last_receipt(self) -> int:
         """Return the highest place in the receipt log that is noted; -1 if there is none."""
@@ -28,9 +28,9 @@ class Reports(LedgerFile):
         """Return number of the request -> place of its receipt in the log, for all that have one."""
         return dict(self._connection.execute("SELECT seq, receipt FROM requests WHERE receipt IS NOT NULL"))
 
-    def erased_count(self) -> int:
-        """Return how many requests are erased."""
-        (count,) = self._connection.execute("SELECT count(*) FROM requests WHERE state = 'erased'").fetchone()
+    def done_count(self) -> int:
+        """Return how many requests are done: each has a receipt, or is about to get one."""
+        (count,) = self._connection.execute("SELECT count(*) FROM done_requests").fetchone()
         return int(count)
 
     def note_receipts(self, indices: Mapping[int, int]) -> None:
@@ -38,6 +38,12 @@ class Reports(LedgerFile):
         with self._transaction("note receipts") as connection:
             connection.executemany(
                 "UPDATE requests SET receipt = ? WHERE seq = ?", [(i, seq) for seq, i in indices.items()]
+            )
+            # What a cycle published is in its receipts now: without this the ledger grows with each cycle.
+            connection.execute(
+                "UPDATE cycles SET record = NULL WHERE record IS NOT NULL AND state = 'finished' "
+                "AND cycle < (SELECT max(cycle) FROM cycles) AND cycle NOT IN "
+                "(SELECT cycle FROM done_requests WHERE receipt IS NULL AND cycle IS NOT NULL)"
             )
 
     def counts(self) -> dict[str, int]:
@@ -50,9 +56,7 @@ class Reports(LedgerFile):
     def oldest_pending(self) -> float | None:
         """Return when the oldest request that is not erased yet was received: Unix seconds."""
         oldest: float | None
-        (oldest,) = self._connection.execute(
-            "SELECT min(received_at) FROM requests WHERE state IN ('received', 'fenced', 'erasing', 'failed')"
-        ).fetchone()
+        (oldest,) = self._connection.execute("SELECT min(received_at) FROM open_requests").fetchone()
         return oldest
 
     def failures(self) -> list[tuple[str, str]]:
@@ -64,28 +68,14 @@ class Reports(LedgerFile):
     def timings(self, since_seq: int = 0) -> list[tuple[str, float, float, float]]:
         """Return (request id, received, fenced, erased) of erased requests after ``since_seq``."""
         return self._connection.execute(
-            "SELECT request_id, received_at, fenced_at, erased_at FROM requests "
+            "SELECT request_id, received_at, fenced_at, done_at FROM requests "
             "WHERE state = 'erased' AND seq > ? ORDER BY seq",
             (since_seq,),
         ).fetchall()
 
-    def fenced_users(self, *, erased_only: bool = False) -> set[bytes]:
-        """Return the keyed hashes of users whose account is fenced, or only of those who are erased."""
-        rows = self._connection.execute(
-            "SELECT subject FROM fence WHERE kind = 'account' AND erased >= ?", (int(erased_only),)
-        )
-        return {subject for (subject,) in rows}
-
-    def fenced_pairs(self, *, erased_only: bool = False) -> tuple[set[bytes], set[bytes]]:
-        """Return the keyed hashes of fenced single interactions, and those of the users they belong to."""
-        rows = self._connection.execute(
-            "SELECT subject, owner FROM fence WHERE kind = 'interaction' AND erased >= ?", (int(erased_only),)
-        ).fetchall()
-        return {subject for subject, _ in rows}, {owner for _, owner in rows}
-
     def texts(self) -> list[str]:
         """Return every text that the ledger holds of requests that are done: no id must be among them."""
         rows = self._connection.execute(
-            "SELECT request_id, user_id, item_id, reason FROM requests WHERE state IN ('erased', 'cancelled')"
+            "SELECT request_id, user_id, item_id, reason FROM requests WHERE user_id IS NULL"
         )
         return [text for row in rows for text in row if text]

@@ -8,15 +8,13 @@ checkpoint. A bundle is verified offline, with the public key alone.
 import base64
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from .. import __version__
 from . import durable, merkle
-from .ledger import Cycle, ErasedRequest, Ledger
+from .ledger import Ledger
 from .signing import (
     Checkpoint,
     ReceiptError,
@@ -28,6 +26,7 @@ from .signing import (
     read_public_key,
 )
 from .state import StatePaths
+from .statement import statement
 
 PAYLOAD_TYPE = "application/vnd.recunlearn.erasure-receipt.v1+json"
 """Media type of what is signed."""
@@ -53,57 +52,6 @@ class Bundle(msgspec.Struct, frozen=True):
     index: int
     proof: list[str]
     checkpoint: str
-
-
-def statement(request: ErasedRequest, cycle: Cycle) -> bytes:
-    """Write what a receipt says: an in-toto statement (v1), JSON.
-
-    The subject of the statement is what was published; the subject of the request is a keyed hash.
-    """
-    record = cycle.record
-    models = record.get("models", {})
-    digests = {f"{record.get('version', 0):06d}/manifest.json": record.get("manifest_sha256")}
-    for model in models.values():
-        digests.update({f"{record['version']:06d}/{path}": sha for path, sha in model["files"].items()})
-    return msgspec.json.encode(
-        {
-            "_type": "https://in-toto.io/Statement/v1",
-            "subject": [{"name": name, "digest": {"sha256": sha}} for name, sha in digests.items()],
-            "predicateType": "urn:recunlearn:erasure-receipt:v1",
-            "predicate": {
-                "request": {
-                    "seq": request.seq,
-                    "id": request.request_id,
-                    "kind": request.kind,
-                    "subject_hash": request.subject.hex(),
-                    "hash": "BLAKE2b-256, keyed",
-                    "source": {"partition": request.partition, "offset": request.offset},
-                    "requested": _time(request.requested_at),
-                },
-                "received": _time(request.received_at),
-                "fenced": _time(request.fenced_at),
-                "erased": _time(request.erased_at),
-                "outcome": request.outcome,
-                "version": record.get("version"),
-                "manifest_sha256": {
-                    "before": record.get("parent_sha256"), "after": record.get("manifest_sha256"),
-                },
-                "models": {
-                    name: {key: value for key, value in model.items() if key != "files"}
-                    for name, model in models.items()
-                },
-                "scan": record.get("scan"),
-                "kept": "the keyed hash of the subject, to refuse late and replayed events",
-                "software": __version__,
-            },
-        }
-    )  # fmt: skip
-
-
-def _time(seconds: float | None) -> str | None:
-    return (
-        None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
-    )
 
 
 class ReceiptLog:
@@ -157,7 +105,7 @@ class ReceiptLog:
 
 
 def give_receipts(ledger: Ledger, log: ReceiptLog, paths: StatePaths) -> int:
-    """Give each erased request its receipt, once, whenever a crash comes; returns how many were new."""
+    """Give each request that is done its receipt, once, whenever a crash comes; returns how many were new."""
     waiting = {request.seq: request for request in ledger.without_receipt()}
     if not waiting:
         return 0
@@ -168,8 +116,11 @@ def give_receipts(ledger: Ledger, log: ReceiptLog, paths: StatePaths) -> int:
         ledger.note_receipts(given)
         waiting = {seq: request for seq, request in waiting.items() if seq not in given}
     if waiting:
-        cycles = {number: ledger.cycle(number) for number in {r.cycle for r in waiting.values()}}
-        places = log.append([statement(request, cycles[request.cycle]) for request in waiting.values()])
+        numbers = {request.cycle for request in waiting.values() if request.cycle is not None}
+        cycles = {number: ledger.cycle(number) for number in numbers}
+        records = {number: cycle.record for number, cycle in cycles.items()}
+        payloads = [statement(request, records.get(request.cycle or 0, {})) for request in waiting.values()]
+        places = log.append(payloads)
         ledger.note_receipts(dict(zip(waiting, places, strict=True)))
     return len(waiting)
 
@@ -328,8 +279,8 @@ def check_log(paths: StatePaths, ledger: Ledger) -> tuple[int, int, list[str]]:
     count, valid, problems : receipts in the log; those that check out; what is wrong, one line each.
     """
     lines = read_lines(paths)
-    erased = ledger.erased_count()
-    if not lines and not erased and not checkpoint_path(paths).exists():
+    done = ledger.done_count()
+    if not lines and not done and not checkpoint_path(paths).exists():
         return 0, 0, []
     problems: list[str] = []
     try:
@@ -353,6 +304,6 @@ def check_log(paths: StatePaths, ledger: Ledger) -> tuple[int, int, list[str]]:
             continue
         seen.add(seq)
         valid += 1
-    if len(seen) < erased:
-        problems.append(f"{erased - len(seen)} erased requests have no receipt")
+    if len(seen) < done:
+        problems.append(f"{done - len(seen)} requests that are done have no receipt")
     return len(lines), valid, problems

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 ExternalId: TypeAlias = str | int
 """An id of the platform's. ``42`` and ``"42"`` are the same id; ``"042"`` is another."""
@@ -18,6 +18,8 @@ class AccountDeletion:
     user_id : whom to forget.
     requested_at : when the platform says it was asked, with time zone; None if it did not say.
     """
+
+    kind: ClassVar[str] = "account"
 
     request_id: str
     user_id: ExternalId
@@ -37,13 +39,55 @@ class InteractionRemoval:
     item_id : the item of the interaction.
     """
 
+    kind: ClassVar[str] = "interaction"
+
     request_id: str
     user_id: ExternalId
     item_id: ExternalId
     requested_at: datetime | None = None
 
 
-Request: TypeAlias = AccountDeletion | InteractionRemoval
+@dataclass(frozen=True, slots=True)
+class Anonymisation:
+    """Forget who a user is, not what they did: their interactions stay, under a new random id.
+
+    Their influence on the models stays too, so this is no deletion and never called one. The old id is
+    fenced and purged like a deleted one; nothing that is kept leads from it to the new one.
+
+    Attributes
+    ----------
+    request_id, user_id, requested_at : as for :class:`AccountDeletion`.
+    """
+
+    kind: ClassVar[str] = "anonymisation"
+
+    request_id: str
+    user_id: ExternalId
+    requested_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Readmission:
+    """Admit a person who comes back under an id that was erased: later data of theirs is taken again.
+
+    It waits for every earlier request of the user, and lowers no fence that was put up after it. What was
+    erased does not come back.
+
+    Attributes
+    ----------
+    request_id, user_id : as for :class:`AccountDeletion`.
+    requested_at : when they came back. If it and the time of the deletion are known, it must be the later
+        one, or the re-admission is refused; data from before it is refused too, where it has times.
+    """
+
+    kind: ClassVar[str] = "readmission"
+
+    request_id: str
+    user_id: ExternalId
+    requested_at: datetime | None = None
+
+
+Request: TypeAlias = AccountDeletion | InteractionRemoval | Anonymisation | Readmission
 
 
 def canonical_id(external_id: ExternalId) -> str:

@@ -205,7 +205,7 @@ def _timings(state: Path, known: int) -> list[RequestTiming]:
     """Read the stamps of the requests after the first ``known``: from asked to fenced and to erased."""
     with _ledger(state) as ledger:
         rows = ledger.execute(
-            "SELECT kind, coalesce(requested_at, received_at), fenced_at, erased_at FROM requests "
+            "SELECT kind, coalesce(requested_at, received_at), fenced_at, done_at FROM requests "
             "ORDER BY seq LIMIT -1 OFFSET ?",
             (known,),
         ).fetchall()

@@ -385,8 +385,9 @@ class ForgettableModel(ABC):
 
         Parameters
         ----------
-        users, items : int64, ascending: rows and columns to keep. All others must be empty in
-            ``user_items``; a row or column without interactions has no influence, so nothing else changes.
+        users, items : int64, unique: rows in the order that they are to have, and columns, ascending. All
+            others must be empty in ``user_items``; a row or column without interactions has no influence,
+            and the order of rows has none, so nothing else changes.
 
         Raises
         ------

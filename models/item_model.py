@@ -139,12 +139,12 @@ def _padded(ranked: list[Ranked], n: int) -> Ranked:
 
 
 def restricted(user_items: Interactions, users: IntVector, items: IntVector) -> Interactions:
-    """Keep some rows and columns; all others must be empty. The values are shared, not copied.
+    """Keep some rows and columns; all others must be empty. Rows in their order share the values.
 
     Parameters
     ----------
     user_items : canonical CSR [n_users, n_items], not modified.
-    users, items : int64, ascending, unique.
+    users, items : int64, unique; items ascending, users in the order that they are to have.
 
     Raises
     ------
@@ -153,7 +153,7 @@ def restricted(user_items: Interactions, users: IntVector, items: IntVector) -> 
 
     Notes
     -----
-    O(n_users), and one pass over the column numbers if a column goes.
+    O(n_users), one pass over the column numbers if a column goes, and one over all if rows change places.
 
     Examples
     --------
@@ -175,7 +175,12 @@ def restricted(user_items: Interactions, users: IntVector, items: IntVector) -> 
             what, ids = "item", np.setdiff1d(user_items.indices, items)
         raise ValueError(f"{what} {ids[0]} has interactions; forget them before it is left out")
     indptr = np.concatenate([[0], np.cumsum(sizes[users])]).astype(user_items.indptr.dtype)
-    kept: Interactions = sp.csr_matrix((user_items.data, indices, indptr), shape=(users.size, items.size))
+    data = user_items.data
+    if np.any(users[1:] < users[:-1]):
+        starts = user_items.indptr[users].astype(np.int64)
+        moved = np.repeat(starts - indptr[:-1], sizes[users]) + np.arange(indptr[-1])
+        data, indices = data[moved], indices[moved]
+    kept: Interactions = sp.csr_matrix((data, indices, indptr), shape=(users.size, items.size))
     kept.has_sorted_indices = True
     kept.has_canonical_format = True
     return kept

@@ -9,7 +9,15 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from ..engine.requests import AccountDeletion, ExternalId, InteractionRemoval, Request, canonical_id
+from ..engine.requests import (
+    AccountDeletion,
+    Anonymisation,
+    ExternalId,
+    InteractionRemoval,
+    Readmission,
+    Request,
+    canonical_id,
+)
 from .source import Record
 from .strict_json import UnreadableEvent, decode_object
 
@@ -28,6 +36,16 @@ class _AccountDeleted(msgspec.Struct):
         return AccountDeletion(canonical_id(self.id), canonical_id(self.user_id), self.time)
 
 
+class _AccountAnonymised(_AccountDeleted):
+    def request(self) -> Request:
+        return Anonymisation(canonical_id(self.id), canonical_id(self.user_id), self.time)
+
+
+class _AccountReadmitted(_AccountDeleted):
+    def request(self) -> Request:
+        return Readmission(canonical_id(self.id), canonical_id(self.user_id), self.time)
+
+
 class _InteractionRemoved(msgspec.Struct):
     id: ExternalId
     user_id: ExternalId
@@ -42,6 +60,8 @@ class _InteractionRemoved(msgspec.Struct):
 
 _EVENTS: Mapping[str, type[_AccountDeleted | _InteractionRemoved]] = {
     "account.deleted": _AccountDeleted,
+    "account.anonymised": _AccountAnonymised,
+    "account.readmitted": _AccountReadmitted,
     "interaction.removed": _InteractionRemoved,
 }
 

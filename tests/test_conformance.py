@@ -291,6 +291,32 @@ def test_restricting_drops_what_is_empty_and_nothing_else(case, world):
             case.same(small, again(small, naive.without(left[users][:, items], [0], [])))
 
 
+@every_case
+@FEW
+@given(world=worlds(1), seed=st.integers(0, 9))
+def test_rows_may_change_places(case, world, seed):
+    """The same model under other row numbers: same matrix, same answers, same proof, same forgetting."""
+    model = case.fit(world.x)
+    users = np.flatnonzero(world.x.toarray().any(axis=1) if sp.issparse(world.x) else world.x.any(axis=1))
+    items = np.flatnonzero(model.user_items.toarray().any(axis=0))
+    users = np.random.default_rng(seed).permutation(users).astype(np.int64)
+    dense = model.user_items.toarray()
+    proof = model.proof()
+    answers = [model.recommend(user, None, N=50) for user in users[:5]]
+    moved = model.restrict(users, items)
+    np.testing.assert_array_equal(moved.user_items.toarray(), dense[users][:, items])
+    assert moved.user_items.has_canonical_format
+    assert moved.proof() == proof
+    if getattr(model, "weighting", "cosine") == "cosine":
+        for row, (expected, known) in enumerate(answers):
+            ids, scores = moved.recommend(row, None, N=50)
+            np.testing.assert_allclose(scores, known, rtol=1e-4, atol=1e-6)
+            assert set(items[ids].tolist()) == set(expected.tolist())
+    if users.size > 1:
+        moved.forget_users([0])
+        np.testing.assert_array_equal(moved.user_items.toarray()[1:], dense[users[1:]][:, items])
+
+
 def _forms(x: Any) -> dict[str, Any]:
     """Give the same binary data in every form a caller may have it in."""
     csr = sp.csr_matrix(x)

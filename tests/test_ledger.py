@@ -2,12 +2,16 @@
 
 import sqlite3
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+import recunlearn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recunlearn.engine.fence import Fence, FenceKey
 from recunlearn.engine.ledger import TRANSITIONS, DeadLetter, Ledger, LedgerError, Received
+from recunlearn.engine.ledger_schema import SCHEMA
+from recunlearn.engine.request_states import STEPS
 from recunlearn.engine.requests import AccountDeletion, InteractionRemoval, canonical_id
 from recunlearn.engine.state import StateError, StatePaths
 
@@ -231,3 +235,51 @@ def test_ids_have_one_canonical_text(external_id):
         assert any(0xD800 <= ord(letter) < 0xE000 for letter in external_id)
     else:
         assert text == str(external_id) == canonical_id(text)
+
+
+def test_the_table_of_transitions_is_the_one_in_the_docs():
+    """docs/explanation/cycle.md lists every step and its cause as the code has them, and no other."""
+    page = (Path(recunlearn.__file__).parent / "docs/explanation/cycle.md").read_text(encoding="utf-8")
+    rows = page.partition("| from | to | caused by |\n|---|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    assert [tuple(row.strip("| ").split(" | ")) for row in rows] == [tuple(step) for step in STEPS]
+
+
+@pytest.mark.parametrize("before", TRANSITIONS)
+@pytest.mark.parametrize("after", TRANSITIONS)
+def test_the_tables_themselves_refuse_what_is_no_transition(ledger, before, after):
+    """Even a statement past the ledger's code moves a request only along the table."""
+    record(ledger, AccountDeletion("e-1", "anna"))
+    connection = ledger._connection
+    connection.execute("DROP TRIGGER requests_move")
+    connection.execute("UPDATE requests SET state = ?", (before,))
+    for statement in SCHEMA:
+        connection.execute(statement)
+    if after in TRANSITIONS[before]:
+        connection.execute("UPDATE requests SET state = ?", (after,))
+    else:
+        with pytest.raises(sqlite3.IntegrityError, match="not allowed"):
+            connection.execute("UPDATE requests SET state = ?", (after,))
+    with pytest.raises(sqlite3.IntegrityError):
+        connection.execute(
+            "INSERT INTO requests SELECT 9, 'x', kind, 'a', NULL, subject, NULL, NULL, NULL, 0, "
+            "NULL, NULL, 'erased', NULL, NULL, NULL, 0, NULL FROM requests"
+        )
+
+
+def test_a_ledger_of_another_release_is_refused(paths):
+    """Tables of another version are named, not guessed at."""
+    with Ledger.create(paths, FenceKey.load(paths)) as ledger:
+        ledger._connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(LedgerError, match="tables of version 99"):
+        Ledger(paths.ledger, FenceKey.load(paths))
+
+
+def test_the_ledger_forgets_what_receipts_say(ledger):
+    """A cycle's record goes once its requests have receipts: the ledger does not grow with the models."""
+    for number in range(3):
+        record(ledger, AccountDeletion(f"e-{number}", f"user-{number}"))
+        erase(ledger, number + 2)
+    ledger.note_receipts({1: 0, 2: 1, 3: 2})
+    records = ledger._connection.execute("SELECT record IS NULL FROM cycles ORDER BY cycle").fetchall()
+    assert records == [(1,), (1,), (0,)]
+    assert ledger.published_version() == 4

@@ -1,0 +1,114 @@
+"""The ledger's fence: put up with a request, and lowered only by taking it back or by a re-admission."""
+
+import time
+from collections.abc import Iterable
+
+from .ledger_file import LedgerFile
+
+FenceRow = tuple[bytes, bytes, str, int, int]
+"""Subject, owner (keyed hash of the user), kind, number of the request twice."""
+
+
+class LedgerFence(LedgerFile):
+    """Who and what is kept out, as keyed hashes."""
+
+    def _raise_fence(self, rows: Iterable[FenceRow]) -> None:
+        self._connection.executemany(
+            "INSERT INTO fence (subject, owner, kind, first, last) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT (subject) DO UPDATE SET last = excluded.last, erased = 0",
+            rows,
+        )
+
+    def _mark_erased(self) -> None:
+        """Note of whom nothing may be left: no request of theirs is open, no id of theirs known."""
+        self._connection.execute(
+            "UPDATE fence SET erased = 1 WHERE erased = 0 AND owner NOT IN (SELECT owner FROM fence "
+            "WHERE subject IN (SELECT subject FROM requests WHERE user_id IS NOT NULL))"
+        )
+
+    def admit(self) -> int:
+        """Carry out the re-admissions that wait for no earlier request of their user; returns how many.
+
+        The fence of the user's account, and those of their single interactions, come down as far as they
+        were put up before the re-admission. Where the fence was put up later only, or not at all, nothing
+        happens; where the deletion was asked later than the re-admission, it is refused.
+        """
+        if not self._admissible():
+            return 0
+        count = 0
+        with self._transaction("admit users again"):
+            while waiting := self._admissible():
+                for seq, subject, asked, received in waiting:
+                    outcome = self._admit(seq, subject, asked, received)
+                    self._move([seq], "refused" if outcome == "refused" else "admitted")
+                    self._clear_ids([(seq, outcome)], time.time())
+                count += len(waiting)
+            self._mark_erased()
+        return count
+
+    def _admissible(self) -> list[tuple[int, bytes, float | None, float]]:
+        """Find the first waiting re-admission of each user without an earlier open request."""
+        return self._connection.execute(
+            "SELECT seq, subject, requested_at, received_at FROM requests AS asked WHERE state = 'received' "
+            "AND NOT EXISTS (SELECT 1 FROM requests AS earlier "
+            "WHERE earlier.user_id = asked.user_id AND earlier.seq < asked.seq) ORDER BY seq"
+        ).fetchall()
+
+    def _admit(self, seq: int, subject: bytes, asked: float | None, received: float) -> str:
+        row = self._connection.execute(
+            "SELECT first, last FROM fence WHERE subject = ?", (subject,)
+        ).fetchone()
+        if row is None or row[0] > seq:
+            return "nothing"
+        first, last = row
+        (deleted,) = self._connection.execute(
+            "SELECT max(requested_at) FROM requests WHERE seq BETWEEN ? AND ? AND subject = ? "
+            "AND kind != 'readmission' AND state != 'cancelled'",
+            (first, seq, subject),
+        ).fetchone()
+        if asked is not None and deleted is not None and asked <= deleted:
+            return "refused"
+        if last > seq:  # deleted again meanwhile: that one alone holds the fence up
+            self._connection.execute("UPDATE fence SET first = last WHERE subject = ?", (subject,))
+        self._connection.execute("DELETE FROM fence WHERE owner = ? AND last < ?", (subject, seq))
+        self._connection.execute(
+            "INSERT OR REPLACE INTO admissions VALUES (?, ?, ?)",
+            (subject, seq, received if asked is None else asked),
+        )
+        return "readmitted"
+
+    def _lower_fence(self, subject: bytes) -> None:
+        """Set the fence of a subject to what its requests say that were not taken back. O(requests)."""
+        row = self._connection.execute("SELECT owner FROM fence WHERE subject = ?", (subject,)).fetchone()
+        if row is None:
+            return
+        first, last = self._connection.execute(
+            "SELECT min(seq), max(seq) FROM requests WHERE subject = ?1 AND state != 'cancelled' "
+            "AND kind != 'readmission' "
+            "AND seq > coalesce((SELECT seq FROM admissions WHERE subject = ?2), 0)",
+            (subject, row[0]),
+        ).fetchone()
+        if first is None:
+            self._connection.execute("DELETE FROM fence WHERE subject = ?", (subject,))
+        else:
+            self._connection.execute(
+                "UPDATE fence SET first = ?, last = ? WHERE subject = ?", (first, last, subject)
+            )
+
+    def fenced_users(self, *, erased_only: bool = False) -> set[bytes]:
+        """Return the keyed hashes of users whose account is fenced, or only of those who are erased."""
+        rows = self._connection.execute(
+            "SELECT subject FROM fence WHERE kind = 'account' AND erased >= ?", (int(erased_only),)
+        )
+        return {subject for (subject,) in rows}
+
+    def fenced_pairs(self, *, erased_only: bool = False) -> tuple[set[bytes], set[bytes]]:
+        """Return the keyed hashes of fenced single interactions, and those of the users they belong to."""
+        rows = self._connection.execute(
+            "SELECT subject, owner FROM fence WHERE kind = 'interaction' AND erased >= ?", (int(erased_only),)
+        ).fetchall()
+        return {subject for subject, _ in rows}, {owner for _, owner in rows}
+
+    def admitted_since(self) -> dict[bytes, float]:
+        """Return keyed hash of a user who was admitted again -> since when, Unix seconds."""
+        return dict(self._connection.execute("SELECT subject, since FROM admissions"))
