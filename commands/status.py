@@ -48,12 +48,25 @@ def status(state: State, as_json: AsJson = False) -> None:
         f"oldest pending: {report['oldest_pending_seconds']:.1f} s",
         soft_wrap=True,
     )
+    others = ", ".join(f"{count:,} {what}" for what, count in report["other_requests"].items() if count)
+    if others:
+        console.print(f"other requests: {others}")
+    due = report["due"]
+    if due["next"] is not None:
+        console.print(f"to be done by {due['next']}", soft_wrap=True)
     table = Table("model", "exact", "bound", "erased at least", "certified")
     for name, proof in report["models"].items():
         table.add_row(
             name, *(shown(proof[key]) for key in ("exact", "bound", "erased_at_least", "certified"))
         )
     console.print(table)
+    if due["overdue"]:
+        typer.secho(
+            f"{due['overdue']:,} requests are overdue: they were to be done within "
+            f"{due['within_seconds'] / 86_400:g} days",
+            err=True,
+            fg="red",
+        )
     if requests["failed"]:
         typer.secho(
             "there are duties that are not fulfilled: see the log of recunlearn run", err=True, fg="red"

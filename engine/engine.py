@@ -25,6 +25,7 @@ import polars as pl
 from .. import __version__
 from ..models.base import ForgettableModel
 from .anonymous import new_ids, under_new_ids
+from .deadline import warn_of_overdue
 from .fence import FenceKey
 from .id_index import IdIndex
 from .interactions import rewrite_store
@@ -111,6 +112,7 @@ class Engine:
                 receipts = open_receipts(paths)
                 recover(paths, ledger, receipts)
                 ledger.retry_failed()
+                warn_of_overdue(paths, ledger)
                 return cls(paths, lock, ledger, receipts)
             except BaseException:
                 ledger.close()

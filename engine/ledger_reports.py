@@ -59,6 +59,25 @@ class Reports(LedgerFile):
         (oldest,) = self._connection.execute("SELECT min(received_at) FROM open_requests").fetchone()
         return oldest
 
+    def oldest_asked(self) -> float | None:
+        """Return when the oldest open duty was asked, or came where that is not known; Unix seconds."""
+        oldest: float | None
+        (oldest,) = self._connection.execute(
+            "SELECT min(at) FROM (SELECT min(coalesce(requested_at, received_at), received_at) AS at "
+            "FROM open_requests UNION ALL SELECT at FROM dead_letters)"
+        ).fetchone()
+        return oldest
+
+    def overdue(self, since: float) -> int:
+        """Return how many open requests and dead letters are of ``since`` (Unix seconds) or older."""
+        (count,) = self._connection.execute(
+            "SELECT (SELECT count(*) FROM open_requests "
+            "WHERE min(coalesce(requested_at, received_at), received_at) <= ?1) + "
+            "(SELECT count(*) FROM dead_letters WHERE at <= ?1)",
+            (since,),
+        ).fetchone()
+        return int(count)
+
     def failures(self) -> list[tuple[str, str]]:
         """Return (request id, reason) of each failed request."""
         return self._connection.execute(

@@ -90,13 +90,22 @@ class _Readings(Collector):
         version, swaps = self._served()
         yield GaugeMetricFamily("recunlearn_served_version", "Number of the version served", value=version)
         yield CounterMetricFamily("recunlearn_swaps", "Versions swapped in since the start", value=swaps)
-        status = self._status()
-        states = GaugeMetricFamily("recunlearn_requests", "Deletion requests by state", labels=["state"])
-        for state, number in status["requests"].items():
-            states.add_metric([state], number)
-        yield states
-        yield GaugeMetricFamily(
-            "recunlearn_oldest_pending_seconds",
-            "Age of the oldest request that is not erased",
-            value=status["oldest_pending_seconds"] or 0.0,
-        )
+        yield from duties(self._status())
+
+
+def duties(status: Mapping[str, Any]) -> Iterable[Metric]:
+    """Yield the gauges of what is open: of a ``status --json`` record, for whoever serves metrics."""
+    states = GaugeMetricFamily("recunlearn_requests", "Deletion requests by state", labels=["state"])
+    for state, number in status["requests"].items():
+        states.add_metric([state], number)
+    yield states
+    yield GaugeMetricFamily(
+        "recunlearn_oldest_pending_seconds",
+        "Age of the oldest request that is not erased",
+        value=status["oldest_pending_seconds"] or 0.0,
+    )
+    yield GaugeMetricFamily(
+        "recunlearn_overdue_requests",
+        "Requests and unreadable records that are open for longer than they may be",
+        value=status.get("due", {}).get("overdue", 0),
+    )

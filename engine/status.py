@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from .deadline import deadline, due_seconds
 from .fence import FenceKey
 from .ledger import Ledger
 from .state import StatePaths, read_config
@@ -27,17 +28,19 @@ def state_status(
     ``requests``: *pending* are those that are not erased yet, in the source or the ledger; *fenced* are those
     of them whose users are not served any more; *failed* are requests that a model could not forget, and
     records that could not be read as a request: duties that are not fulfilled. ``oldest_pending_seconds`` is
-    the age of the oldest that is pending or failed, 0 if there is none.
+    the age of the oldest that is pending or failed, 0 if there is none. ``due``: what is late
+    (:func:`~.deadline.deadline`). ``other_requests``: those that end otherwise than erased.
 
     Raises
     ------
     StateError
         No state, or one that cannot be read.
     """
-    read_config(paths)
+    within = due_seconds(read_config(paths).options)
     manifest = read_while_current(paths, partial(read_manifest, paths))
     with Ledger(paths.ledger, FenceKey.load(paths)) as ledger:
         counts, oldest = ledger.counts(), ledger.oldest_pending()
+        due = deadline(ledger, within, oldest_in_backlog)
     fenced = counts["fenced"] + counts["erasing"]
     waiting = [at for at in (oldest, oldest_in_backlog) if at is not None]
     return {
@@ -53,6 +56,13 @@ def state_status(
         },
         "oldest_pending_seconds": max(0.0, time.time() - min(waiting)) if waiting else 0.0,
         "models": model_proofs(manifest),
+        "due": due,
+        "other_requests": {
+            "anonymised": counts["anonymised"],
+            "readmitted": counts["admitted"],
+            "refused": counts["refused"],
+            "cancelled": counts["cancelled"],
+        },
     }
 
 

@@ -13,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ..engine.engine import CycleReport
+from ..engine.metrics import duties
 from .source import EventSource, Record
 from .watch import Watch
 
@@ -128,15 +129,7 @@ class _Readings(Collector):
         yield GaugeMetricFamily(
             "recunlearn_published_version", "Number of the published version", value=status["version"]
         )
-        states = GaugeMetricFamily("recunlearn_requests", "Deletion requests by state", labels=["state"])
-        for state, number in status["requests"].items():
-            states.add_metric([state], number)
-        yield states
-        yield GaugeMetricFamily(
-            "recunlearn_oldest_pending_seconds",
-            "Age of the oldest request that is not erased",
-            value=status["oldest_pending_seconds"],
-        )
+        yield from duties(status)
         yield GaugeMetricFamily(
             "recunlearn_announcements_wait",
             "1: something could not be announced yet",
