@@ -15,6 +15,7 @@ from .commands import dead_letters, receipts
 from .commands.bench import bench
 from .commands.datasets import datasets
 from .commands.demo import demo
+from .commands.evaluate import evaluate
 from .commands.fit import fit
 from .commands.forget import forget
 from .commands.pull import pull
@@ -33,6 +34,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     serve,
     pull,
     demo,
+    evaluate,
     bench,
     verify,
     datasets,

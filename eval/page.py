@@ -66,10 +66,15 @@ def render_page(report: Report) -> str:
         _people(report),
         _method(report),
     ]
+    return html_page(f"recunlearn: report of {report.created}", body)
+
+
+def html_page(title: str, body: Sequence[str]) -> str:
+    """Put sections into a page of its own: our style, no script, nothing fetched."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>recunlearn: report of {escape(report.created)}</title>"
+        f"<title>{escape(title)}</title>"
         f'<link rel="icon" href="data:,"><style>{_CSS}</style></head>\n'
         f"<body><main>{''.join(body)}</main></body></html>\n"
     )

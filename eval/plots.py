@@ -73,7 +73,7 @@ def influence_steps(removals: Sequence[Removal]) -> str:
         if handles:
             figure.legend(handles, labels, loc="outside upper right", ncols=3, labelcolor=INK)
 
-    return _svg(draw, 9.2, 3.9, "influence-steps")
+    return svg(draw, 9.2, 3.9, "influence-steps")
 
 
 def bound_against_truth(removals: Sequence[Removal]) -> str:
@@ -100,7 +100,7 @@ def bound_against_truth(removals: Sequence[Removal]) -> str:
         if shown:
             figure.legend(loc="outside lower center", ncols=2, labelcolor=INK)
 
-    return _svg(draw, 5.0, 4.2, "bound-against-truth")
+    return svg(draw, 5.0, 4.2, "bound-against-truth")
 
 
 def timings(removals: Sequence[Removal]) -> str:
@@ -120,7 +120,7 @@ def timings(removals: Sequence[Removal]) -> str:
         axis.tick_params(axis="y", length=0, labelcolor=INK)
         axis.grid(visible=True, axis="x")
 
-    return _svg(draw, 5.0, 0.8 + 0.34 * len(bars), "timings")
+    return svg(draw, 5.0, 0.8 + 0.34 * len(bars), "timings")
 
 
 def list_changes(lists: Lists) -> str:
@@ -147,7 +147,7 @@ def list_changes(lists: Lists) -> str:
             colour = INK if title in before else GOOD
             axis.text(0.60, rank, _short(title), ha="left", va="center", color=colour)
 
-    return _svg(draw, 8.6, 0.29 * (rows + 1.1), f"list-{lists.model}", None)
+    return svg(draw, 8.6, 0.29 * (rows + 1.1), f"list-{lists.model}", None)
 
 
 def _draw_steps(axis: "Axes", removal: Removal) -> None:
@@ -197,7 +197,7 @@ def _short(title: str, width: int = 42) -> str:
     return title if len(title) <= width else title[: width - 1].rstrip() + "…"
 
 
-def _svg(
+def svg(
     draw: "Callable[[Figure], None]",
     width: float,
     height: float,

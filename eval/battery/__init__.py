@@ -1,0 +1,1 @@
+"""Offline evaluation of unlearning: any method, beside its controls, with intervals over repeated draws."""
