@@ -1,7 +1,7 @@
 """How long CanonicalMF takes to fit and to forget, beside a fresh fit of implicit's ALS on what is left.
 
     python benchmarks/bench_canonical.py --data train.txt --alpha 3 --regularization 75
-    python benchmarks/bench_canonical.py --generate 200000 20000 10000000 --factors 64 --regularization 150
+    python benchmarks/bench_canonical.py --generate 200000 20000 10000000 --factors 64 --regularization 400
 
 Every figure is taken in turns with its peer, in one process, on the same data and threads; the ratio is the
 median of the ratios of neighbours in time. ``--truth`` also runs to 1e-8 in float64 on what is left and

@@ -26,9 +26,9 @@ from threadpoolctl import threadpool_limits
 Fit = Callable[[sp.csr_matrix], Any]
 
 
-def spectral(factors: int) -> Fit:
-    """SpectralMF with lambda chosen by rank."""
-    return lambda x: SpectralMF(factors).fit(x)
+def spectral(user_power: float, item_power: float) -> Fit:
+    """SpectralMF, lambda chosen by itself on a tenth of what it is given, for a rank of at most 384."""
+    return lambda x: SpectralMF(384, "auto", user_power, item_power).fit(x)
 
 
 def ease(regularization: float) -> Fit:
@@ -49,11 +49,14 @@ def implicit(factors: int, regularization: float, alpha: float) -> Fit:
 
 
 GRIDS: dict[str, dict[str, Fit]] = {
-    "SpectralMF": {f"factors {d}": spectral(d) for d in (64, 128, 256, 384)},
+    "SpectralMF": {
+        f'regularization "auto", powers {a} and {b}': spectral(a, b)
+        for a, b in itertools.product((0.0, 0.25, 0.5, 0.75), (0.2, 0.25, 0.3, 0.35, 0.4, 0.45))
+    },
     "EASE": {f"lambda {r}": ease(r) for r in (100.0, 250.0, 500.0, 1000.0, 2000.0)},
     "implicit ALS": {
         f"factors {d}, regularization {r}, alpha {a}": implicit(d, r, a)
-        for d, r, a in itertools.product((64, 128, 256), (0.01, 1.0, 10.0), (1.0, 3.0, 10.0))
+        for d, r, a in itertools.product((32, 64, 96), (10.0, 30.0, 100.0, 300.0), (2.0, 4.0, 8.0, 16.0))
     },
 }
 
@@ -74,7 +77,7 @@ def quality(model: Any, train: sp.csr_matrix, users: np.ndarray, wanted: sp.csr_
 
 def chosen(fits: Iterable[tuple[str, Fit]], train: sp.csr_matrix, name: str) -> tuple[str, Fit]:
     """Return the settings that rank a held-out tenth of the training interactions best."""
-    split = hold_out(train)
+    split = hold_out(train, train.shape[0])
     scored = [
         (quality(fit(split.training), split.training, split.users, split.wanted)["ndcg@10"], settings, fit)
         for settings, fit in track(list(fits), description=name)

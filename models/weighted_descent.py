@@ -17,6 +17,9 @@ POLISH = 3
 AIM_AT = 3
 """Steps after which the distance moved is known well enough to say how close is close enough."""
 
+CUT_OFF = 12
+"""Steps in a row with a rank of ``max_factors`` and more beyond: it will not fall below any more."""
+
 SINGLE_PRECISION_ENDS = 1e-5
 """A relative step below which float32 arithmetic adds nothing but its own rounding."""
 
@@ -145,7 +148,7 @@ def descend(
     confidence = loss.confidence.astype(point.left.dtype)
     best: Arrival | None = None
     attempt_at, target, exhausted = settings.max_steps, 0.0, False
-    taken = 0
+    taken = cut_off = 0
     while True:
         if taken == AIM_AT:
             target = goal.target(float(np.sqrt(point.square)), goal.moved(*_factors(point, settings.dtype)))
@@ -159,7 +162,10 @@ def descend(
         if taken:
             pace.learn(seen.curvature, seen.observed)
         point = _fitting_width(loss, point, settings.max_factors, settled=0 < seen.observed < 0.02 * norm)
-        if attempt:
+        # A rank that stays cut off at max_factors cannot be shown to be the optimum's: say so now.
+        cut_off = cut_off + 1 if point.truncated and point.rank >= settings.max_factors else 0
+        if attempt or cut_off == CUT_OFF:
+            last = last or cut_off == CUT_OFF
             arrival = _arrive(loss, point, goal, settings, taken + 1, pace.highest)
             report(taken + 1, arrival.distance.bound)
             if not arrival.reason:
