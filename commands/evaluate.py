@@ -89,6 +89,7 @@ def _carried_out(study: "Study", output: Path, *, quiet: bool) -> tuple[dict[str
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from ..engine import durable
+    from ..eval.battery.markdown import study_tables
     from ..eval.battery.page import render_study
     from ..eval.battery.run import cells_of, run_study
     from ..eval.battery.summary import write_results
@@ -102,8 +103,10 @@ def _carried_out(study: "Study", output: Path, *, quiet: bool) -> tuple[dict[str
 
         results = run_study(study, output, watch)
     written = write_results(results, output)
-    durable.replace(output / "report.html", render_study(results).encode())
-    return results, [*written, output / "report.html"]
+    for name, text in (("report.html", render_study(results)), ("tables.md", study_tables(results))):
+        durable.replace(output / name, text.encode())
+        written.append(output / name)
+    return results, written
 
 
 def _tell(results: dict[str, Any], written: list[Path]) -> None:

@@ -155,7 +155,9 @@ def test_a_study_is_read_from_toml_with_a_method_of_ones_own(own_method, monkeyp
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["failed"] == 0
     names = {path.name for path in output.iterdir()}
-    assert names == {"cells", "results.json", "results.csv", "summary.csv", "report.html"}
+    assert names == {"cells", "results.json", "results.csv", "summary.csv", "report.html", "tables.md"}
+    table = (output / "tables.md").read_text()
+    assert "| counts | 0.000 | 0.500 |" in table
     shown = CliRunner().invoke(app, command)
     assert "counts" in shown.stdout
 

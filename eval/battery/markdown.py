@@ -1,0 +1,60 @@
+"""A study's tables as Markdown, for a page of the docs: made from the results, never by hand."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..format import count
+from .page import with_interval
+from .summary import Figure, summarise
+
+COLUMNS = (
+    ("influence left", "completeness.method.influence_left"),
+    ("residue", "completeness.method.residue"),
+    ("residue size", "completeness.method.residue_size"),
+    ("membership", "completeness.method.membership"),
+    ("another seed's influence left", "completeness.another seed's retrain.influence_left"),
+    ("NDCG@10", "utility.method.ndcg@10"),
+    ("the retrain's", "utility.retrain.ndcg@10"),
+    ("batch ÷ retrain", "efficiency.time_to_retrain"),
+)
+"""Heading, and the metric's path in a cell's record."""
+
+
+def study_tables(results: Mapping[str, Any]) -> str:
+    """Write one table a data set and regime; intervals are over draws.
+
+    Parameters
+    ----------
+    results : as :func:`recunlearn.eval.battery.run.run_study` returns them, or ``results.json`` read back.
+    """
+    figures = {(f.data, f.method, f.regime, f.metric): f for f in summarise(results)}
+    machine = results["environment"]
+    parts = [
+        f"{results['study']['draws']} draws, seed {results['study']['seed']}; {machine['processor']}, "
+        f"{machine['CPUs']} CPUs, Python {machine['Python']}, NumPy {machine['numpy']}, "
+        f"implicit {machine['implicit']}."
+    ]
+    for name, data in results["data"].items():
+        parts.append(
+            f"## {name}\n\n{count(data['users'])} x {count(data['items'])}, "
+            f"{count(data['interactions'])} interactions; SHA-256 `{data['digest'][:16]}…`"
+        )
+        cells = [c for c in results["cells"] if c["data"] == name and "measured" in c]
+        for regime in dict.fromkeys(c["regime"]["name"] for c in cells):
+            here = [c for c in cells if c["regime"]["name"] == regime]
+            people = count(here[0]["measured"]["removed_people"])
+            parts.append(f"### {regime}: {people} people removed\n\n" + "\n".join(_table(here, figures)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(
+    cells: Sequence[Mapping[str, Any]], figures: Mapping[tuple[str, str, str, str], Figure]
+) -> Iterator[str]:
+    yield "| method | " + " | ".join(heading for heading, _ in COLUMNS) + " | faults |"
+    yield "|---" * (len(COLUMNS) + 2) + "|"
+    for method in dict.fromkeys(c["method"] for c in cells):
+        own = [c for c in cells if c["method"] == method]
+        where = (own[0]["data"], method, own[0]["regime"]["name"])
+        written = [with_interval(figures.get((*where, metric))) for _, metric in COLUMNS]
+        faults = dict.fromkeys(f for c in own for f in c["measured"]["faults"])
+        yield f"| {method} | {' | '.join(written)} | {', '.join(faults) or 'none'} |"
