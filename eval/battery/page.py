@@ -119,7 +119,7 @@ def _cost_row(
         "efficiency.time_to_retrain",
     )  # fmt: skip
     return [
-        *(_stacked(with_interval(of(metric), 4)) for metric in shown),
+        *(_stacked(with_interval(of(metric))) for metric in shown),
         "-" if batch is None else seconds(batch.mean),
         memory("efficiency.forget_peak_mib"),
         memory("efficiency.retrain_peak_mib"),
