@@ -9,6 +9,7 @@ import typer
 from .console import AsJson, not_so, print_json, wrong_use
 
 if TYPE_CHECKING:
+    from ..engine.key_ring import KeyRing
     from ..engine.state import StatePaths
 
 
@@ -43,14 +44,17 @@ StateOfReceipts = Annotated[Path | None, typer.Option("--state", help="The state
 @app.command("list")
 def list_receipts(context: typer.Context, state: StateOfReceipts = None, as_json: AsJson = False) -> None:
     """List the receipts of a state, each checked."""
-    from ..engine.receipts import open_receipt, read_lines, state_public_key
+    from ..engine.key_ring import is_rotation
+    from ..engine.receipts import open_receipt, read_lines, state_ring
     from ..engine.signing import ReceiptError
 
     paths = _state_of(context, state)
-    lines = read_lines(paths)
+    lines = [(index, line) for index, line in enumerate(read_lines(paths)) if not is_rotation(line)]
     try:
-        public = state_public_key(paths) if lines else None
-        said = [open_receipt(line, public)["predicate"] for line in lines] if public else []
+        ring = state_ring(paths) if lines else None
+        said = (
+            [(index, open_receipt(line, ring, index)["predicate"]) for index, line in lines] if ring else []
+        )
     except ReceiptError as error:
         not_so(f"{error}; see: recunlearn receipts fsck")
     rows = [
@@ -64,7 +68,7 @@ def list_receipts(context: typer.Context, state: StateOfReceipts = None, as_json
             "fenced": one["fenced"],
             "erased": one["erased"],
         }
-        for index, one in enumerate(said)
+        for index, one in said
     ]
     if as_json:
         print_json({"receipts": rows})
@@ -109,11 +113,10 @@ def verify_receipt(
 ) -> None:
     """Check one receipt offline, with the public key alone; says what it proves and what it does not."""
     from ..engine.receipts import DOES_NOT_PROVE, PROVES, verify_bundle
-    from ..engine.signing import ReceiptError, read_public_key
+    from ..engine.signing import ReceiptError
 
-    key_path = public_key or _state_of(context, state).receipt_public_key
     try:
-        said = verify_bundle(file.read_bytes(), read_public_key(key_path.read_bytes()))
+        said = verify_bundle(file.read_bytes(), _keys_of(context, state, public_key))
     except OSError as error:
         not_so(f"{error.filename} cannot be read: {error.strerror}")
     except ReceiptError as error:
@@ -126,6 +129,97 @@ def verify_receipt(
     typer.echo(json.dumps(said["predicate"], indent=2))
     typer.echo("\nThe receipt is valid. It proves:\n" + "".join(f"  + {text}\n" for text in PROVES))
     typer.echo("It does not prove:\n" + "".join(f"  - {text}\n" for text in DOES_NOT_PROVE))
+
+
+def _keys_of(context: typer.Context, state: Path | None, public_key: Path | None) -> "KeyRing":
+    """Return the key in a file, or those of the state."""
+    from ..engine.key_ring import KeyRing
+    from ..engine.receipts import state_ring
+    from ..engine.signing import read_public_key
+
+    if public_key is not None:
+        return KeyRing([read_public_key(public_key.read_bytes())])
+    return state_ring(_state_of(context, state))
+
+
+@app.command("checkpoint")
+def hand_out_checkpoint(
+    context: typer.Context,
+    state: StateOfReceipts = None,
+    output: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
+) -> None:
+    """Hand out the signed size and root of the log: an auditor keeps it, and later asks for `consistency`."""
+    from ..engine.receipts import checkpoint_path, state_ring
+    from ..engine.signing import ReceiptError
+
+    paths = _state_of(context, state)
+    try:
+        content = checkpoint_path(paths).read_bytes()
+        state_ring(paths).open_checkpoint(content)
+    except FileNotFoundError:
+        not_so("there is no checkpoint yet: no receipt was given")
+    except ReceiptError as error:
+        not_so(f"{error}; see: recunlearn receipts fsck")
+    if output is None:
+        typer.echo(content.decode(), nl=False)
+    else:
+        output.write_bytes(content)
+
+
+@app.command("consistency")
+def consistency(
+    context: typer.Context,
+    older: Annotated[Path, typer.Option("--from", help="A checkpoint that was kept.")],
+    proof: Annotated[
+        Path | None, typer.Option(help="Check this proof, offline; default: make one from the state.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the proof to this file, for an auditor.")] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(help="The public key, PEM; default: the state's keys.")
+    ] = None,
+    state: StateOfReceipts = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check that the log only grew since a checkpoint: nothing in it was altered or removed."""
+    from ..engine.consistency import make_consistency, verify_consistency
+    from ..engine.signing import ReceiptError
+
+    try:
+        kept = older.read_bytes()
+        content = proof.read_bytes() if proof else make_consistency(_state_of(context, state), kept)
+        before, now = verify_consistency(content, kept, _keys_of(context, state, public_key))
+    except OSError as error:
+        not_so(f"{error.filename} cannot be read: {error.strerror}")
+    except ReceiptError as error:
+        if as_json:
+            print_json({"ok": False, "reason": str(error)})
+        not_so(str(error))
+    if output is not None:
+        output.write_bytes(content + b"\n")
+    if as_json:
+        print_json({"ok": True, "from": before, "to": now})
+    else:
+        typer.echo(f"the log only grew: its first {before:,} of {now:,} entries are what they were")
+
+
+@app.command("rotate-key")
+def rotate_key(context: typer.Context, state: StateOfReceipts = None) -> None:
+    """Sign with a new key from now on. The old public key is kept, and still proves what it signed."""
+    from ..engine.receipts import ReceiptLog
+    from ..engine.signing import ReceiptError, key_id
+    from ..engine.state import WriterLock
+
+    paths = _state_of(context, state)
+    try:
+        with WriterLock(paths):
+            log = ReceiptLog(paths)
+            log.rotate_key()
+    except ReceiptError as error:
+        not_so(f"{error}; see: recunlearn receipts fsck")
+    typer.echo(
+        f"receipts are signed by key {key_id(log.public)[:16]} from place {log.size} on; "
+        f"publish {paths.receipt_public_key}"
+    )
 
 
 @app.command("fsck")

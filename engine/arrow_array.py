@@ -66,7 +66,7 @@ def write_array(path: Path, array: NDArray[Any], name: str, ids: pl.Series | Non
     else:  # Arrow readers know no lists of width 0: such an array is its shape alone
         column, ids = pl.Series(name, [], dtype=pl.UInt8), None
     frame = pl.DataFrame([column] if ids is None else [column, ids])
-    durable.create(path, lambda file: write_frame(file, frame))
+    durable.create(path, lambda file: write_frame(file, frame), durable.SHARED)
     offset = _first_byte(path) if stored.size else -1
     record = ArrayRecord(path.name, "b1" if array.dtype == np.bool_ else kind, stored.shape, offset)
     if not np.array_equal(_bits(map_array(path, record)), _bits(stored)):
@@ -83,6 +83,11 @@ def write_frame(file: Any, frame: pl.DataFrame) -> None:
     texts = [name for name, dtype in frame.schema.items() if dtype == pl.String]
     frame = frame.with_columns(pl.Series(name, frame[name].to_list(), dtype=pl.String) for name in texts)
     frame.write_ipc(file, compression="uncompressed", record_batch_size=max(frame.height, 1))
+
+
+def write_ids(path: Path, ids: pl.DataFrame) -> None:
+    """Write a column of external ids durably; ``path`` must not exist, and the caller syncs the directory."""
+    durable.create(path, lambda file: write_frame(file, ids), durable.SHARED)
 
 
 def map_array(path: Path, record: ArrayRecord) -> NDArray[Any]:

@@ -14,6 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+PRIVATE, PRIVATE_FOLDER = 0o600, 0o700
+"""Modes of whatever names a person: for the owner alone."""
+SHARED, SHARED_FOLDER = 0o640, 0o750
+"""Modes of what a serving process of the same group reads, once the state directory lets the group in."""
+
 _KILL_AT = "RECUNLEARN_KILL_AT"
 _TEMPORARY = ".partial"
 _steps = 0
@@ -75,17 +80,17 @@ def _fsync(descriptor: int, name: str) -> None:
         ) from error
 
 
-def make_directory(directory: Path, mode: int = 0o755) -> None:
+def make_directory(directory: Path, mode: int = PRIVATE_FOLDER) -> None:
     """Create ``directory`` and its missing parents durably; one that exists is left as it is."""
     if directory.is_dir():
         return
-    make_directory(directory.parent)
+    make_directory(directory.parent, mode)
     reached(f"make {directory.name}/")
     directory.mkdir(mode=mode, exist_ok=True)
     sync_directory(directory.parent)
 
 
-def create(path: Path, write: Callable[[BinaryIO], object], mode: int = 0o644) -> None:
+def create(path: Path, write: Callable[[BinaryIO], object], mode: int = PRIVATE) -> None:
     """Create ``path`` with the bytes that ``write`` writes, and make them durable.
 
     The name itself is durable after :func:`sync_directory` of its directory: a caller that creates many
@@ -110,13 +115,13 @@ def create(path: Path, write: Callable[[BinaryIO], object], mode: int = 0o644) -
     reached(f"created {path.name}")
 
 
-def create_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:
+def create_bytes(path: Path, content: bytes, mode: int = PRIVATE) -> None:
     """Create ``path`` with ``content``, as :func:`create`, and make its name durable too."""
     create(path, lambda file: file.write(content), mode)
     sync_directory(path.parent)
 
 
-def replace(path: Path, content: bytes, mode: int = 0o644) -> None:
+def replace(path: Path, content: bytes, mode: int = PRIVATE) -> None:
     """Put ``content`` at ``path`` in one step: any reader, and any crash, sees the old or the new whole.
 
     Raises
@@ -133,7 +138,7 @@ def replace(path: Path, content: bytes, mode: int = 0o644) -> None:
     reached(f"renamed to {path.name}")
 
 
-def append(path: Path, content: bytes, mode: int = 0o644) -> None:
+def append(path: Path, content: bytes, mode: int = PRIVATE) -> None:
     """Append ``content`` to ``path``, created if missing, and make it durable.
 
     A crash may leave a part of ``content`` at the end: whoever reads the file must be able to tell.

@@ -11,7 +11,7 @@ from typing import Any
 
 from . import durable
 from .requests import ExternalId, canonical_id
-from .state import StateError, StatePaths
+from .state import StateError, StatePaths, read_secret
 
 _KEY_BYTES = 32
 
@@ -54,7 +54,7 @@ class FenceKey:
             It is missing or not a key: without it erased users cannot be recognised.
         """
         try:
-            return cls(paths.fence_key.read_bytes())
+            return cls(read_secret(paths.fence_key))
         except FileNotFoundError:
             raise StateError(
                 f"{paths.fence_key} is missing: without it erased users cannot be recognised; "

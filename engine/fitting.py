@@ -180,7 +180,7 @@ def _publish(
         on_model(name)
         model.fit(user_items, show_progress=show_progress)
     number = 1 if previous is None else previous.number + 1
-    durable.make_directory(paths.versions)
+    durable.make_directory(paths.versions, durable.SHARED_FOLDER)
     for leftover in (paths.version(number), *sorted(paths.interactions.glob(f"*-{number:06d}.parquet"))):
         if leftover.exists():
             durable.remove(leftover)

@@ -1,4 +1,4 @@
-"""The Merkle tree of RFC 9162, section 2.1: roots and inclusion proofs over an append-only list of leaves."""
+"""The Merkle tree of RFC 9162, section 2.1: roots, and proofs over an append-only list of leaves."""
 
 import hashlib
 from collections.abc import Sequence
@@ -100,3 +100,60 @@ def root_from_proof(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) 
         place >>= 1
         last >>= 1
     return node if last == 0 else None
+
+
+def consistency_proof(leaves: Sequence[bytes], older: int) -> list[bytes]:
+    """Return the hashes that show what a tree's first ``older`` leaves were (RFC 9162, 2.1.4.1). O(n).
+
+    Raises
+    ------
+    IndexError
+        The tree never had that many leaves.
+    """
+    if not 0 <= older <= len(leaves):
+        raise IndexError(f"a tree of {len(leaves)} leaves never had {older}")
+    return _subproof(leaves, older, is_whole=True) if older else []
+
+
+def _subproof(leaves: Sequence[bytes], older: int, *, is_whole: bool) -> list[bytes]:
+    if older == len(leaves):
+        return [] if is_whole else [root(leaves)]
+    split = 1 << (len(leaves) - 1).bit_length() - 1
+    if older <= split:
+        return [*_subproof(leaves[:split], older, is_whole=is_whole), root(leaves[split:])]
+    return [*_subproof(leaves[split:], older - split, is_whole=False), root(leaves[:split])]
+
+
+def is_consistent(
+    older: int, older_root: bytes, size: int, newer_root: bytes, proof: Sequence[bytes]
+) -> bool:
+    """Check that a tree of ``size`` leaves began with those of an older root (RFC 9162, 2.1.4.2).
+
+    Examples
+    --------
+    >>> leaves = [leaf_hash(bytes([k])) for k in range(7)]
+    >>> is_consistent(3, root(leaves[:3]), 7, root(leaves), consistency_proof(leaves, 3))
+    True
+    """
+    if not 0 <= older <= size:
+        return False
+    if older in (0, size):  # the empty tree begins every tree
+        return not proof and older_root == (newer_root if older else root([]))
+    nodes = list(proof) if older & (older - 1) else [older_root, *proof]
+    if not nodes:
+        return False
+    place, last = older - 1, size - 1
+    while place & 1:
+        place, last = place >> 1, last >> 1
+    old = new = nodes[0]
+    for node in nodes[1:]:
+        if last == 0:
+            return False
+        if place & 1 or place == last:
+            old, new = node_hash(node, old), node_hash(node, new)
+            while not place & 1 and place:
+                place, last = place >> 1, last >> 1
+        else:
+            new = node_hash(new, node)
+        place, last = place >> 1, last >> 1
+    return (old, new, last) == (older_root, newer_root, 0)

@@ -8,19 +8,20 @@ checkpoint. A bundle is verified offline, with the public key alone.
 import base64
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from . import durable, merkle
+from .key_ring import KeyRing, finish_rotation, is_rotation, origin_of, rotation_line
 from .ledger import Ledger
 from .signing import (
     Checkpoint,
     ReceiptError,
     SigningKey,
-    key_id,
-    open_envelope,
+    decode_base64,
     open_note,
     read_exactly,
     read_public_key,
@@ -45,13 +46,14 @@ DOES_NOT_PROVE = (
 _log = logging.getLogger(__name__)
 
 
-class Bundle(msgspec.Struct, frozen=True):
-    """A receipt with all that is needed to check it: its line (base64) and its place in the log."""
+class Bundle(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A receipt with all that is needed to check it: its line (base64), its place in the log, and so on."""
 
     leaf: str
     index: int
     proof: list[str]
     checkpoint: str
+    rotations: list[str] = []
 
 
 class ReceiptLog:
@@ -66,7 +68,9 @@ class ReceiptLog:
     def __init__(self, paths: StatePaths) -> None:
         durable.make_directory(paths.receipts)
         self._paths = paths
+        finish_rotation(paths)
         self._key = SigningKey.create(paths)
+        self._origin = origin_of(self._key.public)
         self._lines_path, self._checkpoint_path = log_path(paths), checkpoint_path(paths)
         self._tree = merkle.Frontier()
         self._drop_what_was_cut_off()
@@ -82,6 +86,8 @@ class ReceiptLog:
             raise ReceiptError(f"{self._lines_path} has {len(lines)} receipts, its checkpoint {size}")
         for line in lines:
             self._tree.add(merkle.leaf_hash(line))
+        if checkpoint is not None:
+            self._origin = checkpoint.origin
         if checkpoint is not None and self._tree.root() != checkpoint.root:
             raise ReceiptError(f"{self._lines_path} is not what its checkpoint commits to")
         if kept < len(content):
@@ -89,18 +95,37 @@ class ReceiptLog:
 
     @property
     def size(self) -> int:
-        """How many receipts there are."""
+        """How many entries there are: receipts, and rotations of the key."""
         return self._tree.size
+
+    @property
+    def public(self) -> Ed25519PublicKey:
+        """The key that signs now."""
+        return self._key.public
 
     def append(self, payloads: Sequence[bytes]) -> range:
         """Sign receipts and commit to them, durably; returns their places in the log."""
-        lines = [self._key.envelope(payload, PAYLOAD_TYPE) for payload in payloads]
+        return self._append([self._key.envelope(payload, PAYLOAD_TYPE) for payload in payloads], self._key)
+
+    def rotate_key(self) -> None:
+        """Sign with a new key from here on; the old one is given up, its public half kept.
+
+        The checkpoint that the new key signs is the moment: before it a crash leaves the old key, after it
+        the next start puts the new one in its place.
+        """
+        new = SigningKey.generate(self._paths.next_receipt_key)
+        self._append([rotation_line(self.size, self._key, new)], new)
+        finish_rotation(self._paths)
+        self._key = new
+
+    def _append(self, lines: Sequence[bytes], key: SigningKey) -> range:
+        """Add lines to the log, and commit to them with a key."""
         start = self.size
         durable.append(self._lines_path, b"".join(line + b"\n" for line in lines))
         for line in lines:
             self._tree.add(merkle.leaf_hash(line))
-        checkpoint = Checkpoint(_origin(self._key.public), self.size, self._tree.root())
-        durable.replace(self._checkpoint_path, self._key.note(checkpoint))
+        checkpoint = Checkpoint(self._origin, self.size, self._tree.root())
+        durable.replace(self._checkpoint_path, key.note(checkpoint), durable.SHARED)
         return range(start, self.size)
 
 
@@ -112,7 +137,11 @@ def give_receipts(ledger: Ledger, log: ReceiptLog, paths: StatePaths) -> int:
     noted = ledger.last_receipt()
     if log.size > noted + 1:  # a crash came between the log and the ledger
         lines = log_path(paths).read_bytes().split(b"\n")[noted + 1 : log.size]
-        given = {request_of(_payload(line))["seq"]: noted + 1 + k for k, line in enumerate(lines)}
+        given = {
+            request_of(_payload(line))["seq"]: noted + 1 + k
+            for k, line in enumerate(lines)
+            if not is_rotation(line)
+        }
         ledger.note_receipts(given)
         waiting = {seq: request for seq, request in waiting.items() if seq not in given}
     if waiting:
@@ -125,16 +154,12 @@ def give_receipts(ledger: Ledger, log: ReceiptLog, paths: StatePaths) -> int:
     return len(waiting)
 
 
-def _origin(public: Ed25519PublicKey) -> str:
-    return f"recunlearn-receipts/{key_id(public)[:16]}"
-
-
-def log_path(paths: StatePaths) -> Any:
+def log_path(paths: StatePaths) -> Path:
     """Where the receipts are."""
     return paths.receipts / "log.ndjson"
 
 
-def checkpoint_path(paths: StatePaths) -> Any:
+def checkpoint_path(paths: StatePaths) -> Path:
     """Where the signed checkpoint is."""
     return paths.receipts / "checkpoint"
 
@@ -151,6 +176,21 @@ def read_checkpoint(paths: StatePaths, public: Ed25519PublicKey) -> Checkpoint |
         return open_note(checkpoint_path(paths).read_bytes(), public)
     except FileNotFoundError:
         return None
+
+
+def log_name(paths: StatePaths) -> str:
+    """Return the log's name, 16 hexadecimal digits: its first key's, which stays when the key is rotated.
+
+    Raises
+    ------
+    ReceiptError
+        There is neither a checkpoint nor a key.
+    """
+    try:
+        origin, _, _ = checkpoint_path(paths).read_text(encoding="utf-8", errors="replace").partition("\n")
+    except FileNotFoundError:
+        origin = origin_of(state_public_key(paths))
+    return origin.rpartition("/")[2]
 
 
 def read_lines(paths: StatePaths, size: int | None = None) -> list[bytes]:
@@ -183,7 +223,7 @@ def make_bundle(paths: StatePaths, index: int) -> bytes:
     checkpoint = read_checkpoint(paths, public)
     size = 0 if checkpoint is None else checkpoint.size
     lines = read_lines(paths, size)
-    if not 0 <= index < len(lines):
+    if not 0 <= index < len(lines) or is_rotation(lines[index]):
         raise ReceiptError(f"there is no receipt {index}; there are {len(lines)}, counted from 0")
     leaves = [merkle.leaf_hash(line) for line in lines]
     bundle = Bundle(
@@ -191,6 +231,7 @@ def make_bundle(paths: StatePaths, index: int) -> bytes:
         index=index,
         proof=[base64.b64encode(node).decode() for node in merkle.inclusion_proof(leaves, index)],
         checkpoint=checkpoint_path(paths).read_text(encoding="utf-8"),
+        rotations=[base64.b64encode(line).decode() for line in lines if is_rotation(line)],
     )
     content = msgspec.json.encode(bundle)
     verify_bundle(content, public)
@@ -207,15 +248,19 @@ def find_receipt(paths: StatePaths, receipt: str) -> int:
     """
     lines = read_lines(paths)
     for index, line in enumerate(lines):
-        if request_of(_payload(line))["id"] == receipt:
+        if not is_rotation(line) and request_of(_payload(line))["id"] == receipt:
             return index
     if receipt.isascii() and receipt.isdecimal() and int(receipt) < len(lines):
         return int(receipt)
     raise ReceiptError(f"there is no receipt {receipt!r}; list them: recunlearn receipts list")
 
 
-def verify_bundle(content: bytes, public: Ed25519PublicKey) -> dict[str, Any]:
-    """Check a bundle with nothing but the public key; returns the statement.
+def verify_bundle(content: bytes, public: Ed25519PublicKey | KeyRing) -> dict[str, Any]:
+    """Check a bundle with nothing but a public key; returns the statement.
+
+    Parameters
+    ----------
+    public : the key that signs today, or any that did: the rotations in the bundle lead to the others.
 
     Raises
     ------
@@ -223,38 +268,42 @@ def verify_bundle(content: bytes, public: Ed25519PublicKey) -> dict[str, Any]:
         Whatever is wrong with it; no other exception is raised, whatever ``content`` is.
     """
     bundle: Bundle = read_exactly(content.rstrip(b"\n"), Bundle, "the bundle")
-    checkpoint = open_note(bundle.checkpoint.encode(), public)
-    if checkpoint.origin != _origin(public):
-        raise ReceiptError("the checkpoint is of another log")
-    line = _base64(bundle.leaf)
-    proof = [_base64(node) for node in bundle.proof]
+    ring = _ring(public).extended(decode_base64(line) for line in bundle.rotations)
+    checkpoint = ring.open_checkpoint(bundle.checkpoint.encode())
+    line = decode_base64(bundle.leaf)
+    proof = [decode_base64(node) for node in bundle.proof]
     found = merkle.root_from_proof(merkle.leaf_hash(line), bundle.index, checkpoint.size, proof)
     if found != checkpoint.root:
         raise ReceiptError("the receipt is not in the log that the checkpoint commits to")
-    return open_receipt(line, public)
+    return open_receipt(line, ring, bundle.index)
 
 
-def open_receipt(line: bytes, public: Ed25519PublicKey) -> dict[str, Any]:
-    """Check one envelope and return its statement.
+def open_receipt(line: bytes, public: Ed25519PublicKey | KeyRing, index: int | None = None) -> dict[str, Any]:
+    """Check one envelope, which is at place ``index`` of the log, and return its statement.
 
     Raises
     ------
     ReceiptError
         As :func:`verify_bundle`.
     """
-    payload = open_envelope(line, PAYLOAD_TYPE, public)
+    payload = _ring(public).open_envelope(line, PAYLOAD_TYPE, index)
     said: dict[str, Any] = read_exactly(payload, dict[str, Any], "the statement")
     return said
 
 
-def _base64(text: str) -> bytes:
-    try:
-        content = base64.b64decode(text, validate=True)
-    except ValueError:
-        raise ReceiptError("a field is not base64") from None
-    if base64.b64encode(content).decode() != text:
-        raise ReceiptError("a field is not canonical base64")
-    return content
+def _ring(public: Ed25519PublicKey | KeyRing) -> KeyRing:
+    return public if isinstance(public, KeyRing) else KeyRing([public])
+
+
+def state_ring(paths: StatePaths) -> KeyRing:
+    """Return the keys that signed the state's log, each for its part of it.
+
+    Raises
+    ------
+    ReceiptError
+        The public key is missing, or a rotation in the log is not signed by both of its keys.
+    """
+    return KeyRing([state_public_key(paths)], [line for line in read_lines(paths) if is_rotation(line)])
 
 
 def state_public_key(paths: StatePaths) -> Ed25519PublicKey:
@@ -284,17 +333,18 @@ def check_log(paths: StatePaths, ledger: Ledger) -> tuple[int, int, list[str]]:
         return 0, 0, []
     problems: list[str] = []
     try:
-        public = state_public_key(paths)
-        checkpoint = read_checkpoint(paths, public)
+        ring = state_ring(paths)
+        checkpoint = read_checkpoint(paths, state_public_key(paths))
     except ReceiptError as error:
         return len(lines), 0, [str(error)]
     root = merkle.root([merkle.leaf_hash(line) for line in lines])
     if checkpoint is None or (checkpoint.size, checkpoint.root) != (len(lines), root):
         problems.append("the log is not what its checkpoint commits to")
     noted, seen, valid = ledger.receipt_places(), set(), 0
-    for index, line in enumerate(lines):
+    receipts = [(index, line) for index, line in enumerate(lines) if not is_rotation(line)]
+    for index, line in receipts:
         try:
-            request = open_receipt(line, public)["predicate"]["request"]
+            request = open_receipt(line, ring, index)["predicate"]["request"]
             seq = request["seq"]
         except (ReceiptError, KeyError, TypeError) as error:
             problems.append(f"receipt {index}: {error}")
@@ -306,4 +356,4 @@ def check_log(paths: StatePaths, ledger: Ledger) -> tuple[int, int, list[str]]:
         valid += 1
     if len(seen) < done:
         problems.append(f"{done - len(seen)} requests that are done have no receipt")
-    return len(lines), valid, problems
+    return len(receipts), valid, problems

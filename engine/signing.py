@@ -7,6 +7,7 @@ fed must be the one way to write what it says, so that no altered byte passes.
 import base64
 import binascii
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from . import durable
-from .state import StateError, StatePaths
+from .state import StateError, StatePaths, read_secret
 
 _HASH_BYTES = 32
 
@@ -67,40 +68,55 @@ class SigningKey:
             if paths.receipt_public_key.exists():
                 raise ReceiptError(f"{paths.receipt_key} is missing; restore it from a backup")
             durable.make_directory(paths.keys, mode=0o700)
-            pem = Ed25519PrivateKey.generate().private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            durable.replace(paths.receipt_key, pem, mode=0o600)
-        key = cls._load(paths)
+            cls.generate(paths.receipt_key)
+        key = cls.load(paths.receipt_key)
         if not paths.receipt_public_key.exists():
-            durable.replace(paths.receipt_public_key, public_pem(key.public))
+            durable.replace(paths.receipt_public_key, public_pem(key.public), mode=durable.SHARED)
         if paths.receipt_public_key.read_bytes() != public_pem(key.public):
             raise ReceiptError(f"{paths.receipt_public_key} is not the public half of {paths.receipt_key}")
         return key
 
     @classmethod
-    def _load(cls, paths: StatePaths) -> "SigningKey":
+    def generate(cls, path: Path) -> "SigningKey":
+        """Make a new key at ``path``: PEM, mode 0600."""
+        pem = Ed25519PrivateKey.generate().private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        durable.replace(path, pem, mode=durable.PRIVATE)
+        return cls.load(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "SigningKey":
+        """Load a key.
+
+        Raises
+        ------
+        StateError
+            It is no key, or anybody can read it.
+        """
         try:
-            key = serialization.load_pem_private_key(paths.receipt_key.read_bytes(), password=None)
+            key = serialization.load_pem_private_key(read_secret(path), password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise StateError(
-                f"{paths.receipt_key} is not a private key in PEM; restore it from a backup"
-            ) from error
+            raise StateError(f"{path} is not a private key in PEM; restore it from a backup") from error
         if not isinstance(key, Ed25519PrivateKey):
-            raise StateError(f"{paths.receipt_key} is not an Ed25519 key; restore it from a backup")
+            raise StateError(f"{path} is not an Ed25519 key; restore it from a backup")
         return cls(key)
+
+    def signature(self, payload: bytes, payload_type: str) -> Signature:
+        """Sign a payload as DSSE does."""
+        signed = self._key.sign(pre_authentication(payload_type, payload))
+        return Signature(key_id(self.public), encode_base64(signed))
 
     def envelope(self, payload: bytes, payload_type: str) -> bytes:
         """Sign a payload: the JSON of its envelope, on one line."""
-        signature = self._key.sign(pre_authentication(payload_type, payload))
-        signed = Signature(key_id(self.public), _encode(signature))
-        return msgspec.json.encode(Envelope(_encode(payload), payload_type, (signed,)))
+        signatures = (self.signature(payload, payload_type),)
+        return msgspec.json.encode(Envelope(encode_base64(payload), payload_type, signatures))
 
     def note(self, checkpoint: Checkpoint) -> bytes:
         """Sign a checkpoint: C2SP tlog-checkpoint, in the form of a signed note."""
         text = _note_text(checkpoint)
         signature = _note_key_id(checkpoint.origin, self.public) + self._key.sign(text)
-        return text + f"\n\u2014 {checkpoint.origin} {_encode(signature)}\n".encode()
+        return text + f"\n\u2014 {checkpoint.origin} {encode_base64(signature)}\n".encode()
 
 
 def pre_authentication(payload_type: str, payload: bytes) -> bytes:
@@ -153,7 +169,7 @@ def open_envelope(content: bytes, payload_type: str, public: Ed25519PublicKey) -
     envelope = read_exactly(content, Envelope, "the envelope")
     if envelope.payloadType != payload_type:
         raise ReceiptError("the envelope is of another type")
-    payload = _decode(envelope.payload)
+    payload = decode_base64(envelope.payload)
     if envelope.signatures[0].keyid != key_id(public):
         raise ReceiptError("the envelope is signed by another key")
     _check(public, envelope.signatures[0].sig, pre_authentication(payload_type, payload))
@@ -171,15 +187,15 @@ def open_note(content: bytes, public: Ed25519PublicKey) -> Checkpoint:
     try:
         origin, size, root_hash, empty, signed, end = content.decode().split("\n")
         dash, name, signature = signed.split(" ")
-        checkpoint = Checkpoint(origin, int(size), _decode(root_hash))
+        checkpoint = Checkpoint(origin, int(size), decode_base64(root_hash))
     except ValueError:
         raise ReceiptError("the checkpoint is not a signed note") from None
     if (dash, name, empty, end) != ("\u2014", origin, "", "") or len(checkpoint.root) != _HASH_BYTES:
         raise ReceiptError("the checkpoint is not a signed note")
-    raw, text = _decode(signature), _note_text(checkpoint)
+    raw, text = decode_base64(signature), _note_text(checkpoint)
     if raw[:4] != _note_key_id(origin, public) or not content.startswith(text + b"\n"):
         raise ReceiptError("the checkpoint is signed by another key")
-    _check(public, _encode(raw[4:]), text)
+    _check(public, encode_base64(raw[4:]), text)
     return checkpoint
 
 
@@ -201,7 +217,7 @@ def read_exactly(content: bytes, kind: Any, what: str) -> Any:
 
 
 def _note_text(checkpoint: Checkpoint) -> bytes:
-    return f"{checkpoint.origin}\n{checkpoint.size}\n{_encode(checkpoint.root)}\n".encode()
+    return f"{checkpoint.origin}\n{checkpoint.size}\n{encode_base64(checkpoint.root)}\n".encode()
 
 
 def _note_key_id(name: str, public: Ed25519PublicKey) -> bytes:
@@ -214,21 +230,28 @@ def _raw(public: Ed25519PublicKey) -> bytes:
 
 def _check(public: Ed25519PublicKey, signature: str, signed: bytes) -> None:
     try:
-        public.verify(_decode(signature), signed)
+        public.verify(decode_base64(signature), signed)
     except InvalidSignature:
         raise ReceiptError("the signature is not right: the content was altered") from None
 
 
-def _encode(content: bytes) -> str:
+def encode_base64(content: bytes) -> str:
+    """Encode bytes as base64."""
     return base64.b64encode(content).decode()
 
 
-def _decode(text: str) -> bytes:
-    """Decode base64 that is written in the one right way."""
+def decode_base64(text: str) -> bytes:
+    """Decode base64 that is written in the one right way.
+
+    Raises
+    ------
+    ReceiptError
+        It is anything else.
+    """
     try:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise ReceiptError("a field is not base64") from None
-    if _encode(content) != text:
+    if encode_base64(content) != text:
         raise ReceiptError("a field is not canonical base64")
     return content

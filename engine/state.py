@@ -77,8 +77,8 @@ class StatePaths:
 
     @property
     def keys(self) -> Path:
-        """Secret keys, readable by their owner only."""
-        return self.root / "keys"
+        """Secret keys, for their owner only; ``keys = "/path"`` in ``[options]`` puts them elsewhere."""
+        return self.root / _keys_folder(self.config)
 
     @property
     def fence_key(self) -> Path:
@@ -89,6 +89,11 @@ class StatePaths:
     def receipt_key(self) -> Path:
         """The Ed25519 key that signs receipts."""
         return self.keys / "receipts.key"
+
+    @property
+    def next_receipt_key(self) -> Path:
+        """The key that is about to take over, while it does."""
+        return self.keys / "receipts-next.key"
 
     @property
     def receipt_public_key(self) -> Path:
@@ -103,6 +108,34 @@ class StatePaths:
     def version(self, number: int) -> Path:
         """Directory of version ``number``."""
         return self.versions / f"{number:06d}"
+
+
+def _keys_folder(config: Path) -> str:
+    """Read where the keys are; a configuration that cannot be read is for :func:`read_config` to refuse."""
+    try:
+        options = tomllib.loads(config.read_text(encoding="utf-8")).get("options", {})
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return "keys"
+    return str(options.get("keys", "keys")) if isinstance(options, dict) else "keys"
+
+
+def read_secret(path: Path) -> bytes:
+    """Read a secret key.
+
+    Raises
+    ------
+    StateError
+        Anybody on the machine can read it, so it is no secret any more.
+    FileNotFoundError
+        It is missing.
+    """
+    mode = path.stat().st_mode & 0o777
+    if mode & 0o007:
+        raise StateError(
+            f"{path} can be read or written by anybody (mode {mode:04o}): chmod 600 {path}, "
+            "and if others had access to this machine, replace it"
+        )
+    return path.read_bytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +164,7 @@ def write_config(paths: StatePaths, config: Config) -> None:
         for name, settings in config.models.items()
     }
     document = {"layout": LAYOUT, "options": dict(config.options), **config.tables, "models": models}
-    durable.replace(paths.config, tomli_w.dumps(document).encode())
+    durable.replace(paths.config, tomli_w.dumps(document).encode(), durable.SHARED)
 
 
 def read_config(paths: StatePaths) -> Config:
@@ -182,7 +215,7 @@ class WriterLock:
             Somebody else holds it; the message says who, where and since when.
         """
         self._path = paths.lock
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, durable.SHARED)
         self._file = os.fdopen(descriptor, "r+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

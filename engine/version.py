@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from ..models.base import Arrays, ForgettableModel, Interactions, Proof
 from . import durable
-from .arrow_array import ArrayRecord, map_array, write_array, write_frame
+from .arrow_array import ArrayRecord, map_array, write_array, write_ids
 from .state import LAYOUT, StateError, StatePaths
 
 T = TypeVar("T")
@@ -152,13 +152,12 @@ def write_version(
     SHA-256 of its manifest.
     """
     directory = paths.version(number)
-    durable.make_directory(directory)
-    durable.create(directory / "users.arrow", lambda file: write_frame(file, users.to_frame("user_id")))
-    durable.create(directory / "items.arrow", lambda file: write_frame(file, items.to_frame("item_id")))
+    durable.make_directory(directory, durable.SHARED_FOLDER)
+    for name, ids in (("user", users), ("item", items)):
+        write_ids(directory / f"{name}s.arrow", ids.to_frame(f"{name}_id"))
     user_items: Interactions = next(iter(models.values())).user_items
     user_items_record = _write_matrix(directory, "user_items", user_items)
     records = {name: _write_model(directory / name, model, users, items) for name, model in models.items()}
-    durable.sync_directory(directory)
     manifest = Manifest(
         layout=LAYOUT,
         software=software,
@@ -176,12 +175,12 @@ def write_version(
         partitions=store.partitions,
     )
     content = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    durable.create_bytes(directory / "manifest.json", content)
+    durable.create_bytes(directory / "manifest.json", content, durable.SHARED)
     return hashlib.sha256(content).hexdigest()
 
 
 def _write_model(directory: Path, model: ForgettableModel, users: pl.Series, items: pl.Series) -> ModelRecord:
-    durable.make_directory(directory)
+    durable.make_directory(directory, durable.SHARED_FOLDER)
     arrays: dict[str, ArrayRecord] = {}
     matrices: dict[str, MatrixRecord] = {}
     ids = {"user": users.alias("user_id"), "item": items.alias("item_id")}
@@ -236,7 +235,7 @@ def _files(directory: Path) -> Iterable[Path]:
 
 def set_current(paths: StatePaths, number: int, manifest_digest: str) -> None:
     """Publish a version: from this atomic rename on it is the one that is served."""
-    durable.replace(paths.current, f"{number:06d} {manifest_digest}\n".encode())
+    durable.replace(paths.current, f"{number:06d} {manifest_digest}\n".encode(), durable.SHARED)
 
 
 def read_current(paths: StatePaths) -> tuple[int, str]:

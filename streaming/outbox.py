@@ -7,7 +7,6 @@ time it is sent, so that a repeat does no harm.
 Only the newest version is announced: those before it are purged, nobody could fetch them.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import msgspec
 
 from ..engine import durable
 from ..engine.ledger import Ledger
-from ..engine.receipts import read_checkpoint, read_lines, state_public_key
+from ..engine.receipts import log_name, read_checkpoint, read_lines, state_public_key
 from ..engine.signing import ReceiptError
 from ..engine.state import StatePaths
 from ..engine.version import Manifest, read_current, read_manifest, read_while_current
@@ -182,5 +181,5 @@ def announcement(
 
 
 def state_id(paths: StatePaths) -> str:
-    """Name a state for others: a hash of its public key, 16 hexadecimal digits."""
-    return hashlib.sha256(paths.receipt_public_key.read_bytes()).hexdigest()[:16]
+    """Name a state for others, 16 hexadecimal digits: the name of its receipt log."""
+    return log_name(paths)
