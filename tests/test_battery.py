@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from recunlearn.eval.battery.protocol import Removal, kept_after
 from recunlearn.eval.battery.questions import split_interactions
 from recunlearn.eval.battery.ranking import ndcg, recall, top_items
 from recunlearn.eval.battery.regimes import Regime, StudyError, checkpoints_of, chosen_users, removal_of
+from recunlearn.eval.battery.resources import used_by
 from recunlearn.eval.battery.summary import draw_interval
 from recunlearn.eval.generate import social_interactions
 from recunlearn.models import EASE
@@ -167,6 +169,20 @@ def test_same_work_with_nobody_removed_moves_an_iterative_method():
     result = measured(make_method("alternating_als", {"factors": 6}))["completeness"]
     idle, method = result["same work, nobody removed"], result["method"]
     assert idle["influence_left"] not in (1.0, method["influence_left"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux says how much memory is used")
+def test_the_peak_counts_memory_that_was_free_before():
+    """A call that fills 60 MiB is seen to, even where as much was freed just before and stayed resident."""
+
+    def filled():
+        return [np.ones(2**13) for _ in range(960)]  # 64 KiB each: from the heap
+
+    blocks = filled()
+    pin = np.ones(2**13)  # above the others: the heap cannot shrink by itself when they go
+    del blocks
+    assert used_by(filled).peak_mib > 50
+    assert pin.sum() == 2**13
 
 
 def test_ranking_agrees_with_implicit():
