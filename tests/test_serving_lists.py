@@ -78,7 +78,7 @@ def test_a_batch_gives_what_single_questions_give(ask, name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_somebody_new_is_folded_into_every_model(ask, name):
-    """Who likes items of one taste is shown another of it first, and none of the liked; others say nothing."""
+    """Who likes items of one taste is shown another of it first, and none of the liked; others: nothing."""
     liked = ["film 00", "film 02", "film 04", "no such film"]
     said = ask("POST", "/v1/recommendations", json={"item_ids": liked, "n": 3, "model": name}).json()
     got = [item["item_id"] for item in said["items"]]

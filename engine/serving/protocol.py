@@ -43,7 +43,8 @@ class PatientProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Stop the clock for headers."""
         self._in_headers, self._header_bytes = False, 0
-        self._deadline = _cancelled(self._deadline)
+        _cancel(self._deadline)
+        self._deadline = None
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -59,11 +60,14 @@ class PatientProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """Stop the clock: the client reads again."""
         super().resume_writing()
-        self._unread = _cancelled(self._unread)
+        _cancel(self._unread)
+        self._unread = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Leave no timer behind."""
-        self._deadline, self._unread = _cancelled(self._deadline), _cancelled(self._unread)
+        _cancel(self._deadline)
+        _cancel(self._unread)
+        self._deadline = self._unread = None
         super().connection_lost(exc)
 
     def _await_headers(self) -> None:
@@ -71,6 +75,6 @@ class PatientProtocol(HttpToolsProtocol):
             self._deadline = self.loop.call_later(HEADER_SECONDS, self.transport.close)
 
 
-def _cancelled(timer: asyncio.TimerHandle | None) -> None:
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()
