@@ -6,7 +6,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check bench docs clean
+.PHONY: install kafka demo test check bench docs clean
 
 install: $(STAMP)
 
@@ -15,6 +15,10 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
+
+# Apache Kafka for the streaming tests: its jars, to ~/.cache/recunlearn/kafka. Needs a JDK 17 and Maven.
+kafka:
+	mvn --batch-mode --quiet --file tests/brokers/pom.xml dependency:copy-dependencies
 
 demo: $(STAMP)
 	@$(BIN)/recunlearn demo $(ARGS)

@@ -7,6 +7,7 @@ imported when a command runs, so that ``recunlearn --help`` answers at once. Exi
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from .commands.demo import demo
 from .commands.evaluate import evaluate
 from .commands.fit import fit
 from .commands.forget import forget
+from .commands.options import PREFIX, take_config
 from .commands.pull import pull
 from .commands.readmit import readmit
 from .commands.run import run
@@ -50,6 +52,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    context_settings={"auto_envvar_prefix": PREFIX},
 )
 
 for _command in COMMANDS:
@@ -74,13 +77,20 @@ def _foreseen() -> tuple[type[Exception], ...]:
     import sqlite3
 
     from .engine.state import StateError
+    from .streaming.source import SourceError
 
-    return StateError, OSError, sqlite3.Error
+    return StateError, SourceError, OSError, sqlite3.Error
 
 
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file with options, [run] and so on; before the state's.", callback=take_config
+        ),
+    ] = None,
 ) -> None:
     if version:
         from . import __version__

@@ -7,7 +7,14 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-State = Annotated[Path, typer.Option("--state", help="The state directory.")]
+from .options import PREFIX, take_state
+
+State = Annotated[
+    Path,
+    typer.Option(
+        "--state", help="The state directory.", envvar=f"{PREFIX}_STATE", is_eager=True, callback=take_state
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 REQUESTS_FAILED = 3

@@ -1,12 +1,15 @@
 """`recunlearn run`: the worker that carries deletions out."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from .console import REQUESTS_FAILED, AsJson, State, not_so, print_json, wrong_use
+from .kafka_options import KafkaOptions
 from .logs import log_to_stderr
 from .options import flattened
 from .outgoing_options import OutgoingOptions
@@ -18,8 +21,13 @@ if TYPE_CHECKING:
     from ..engine.state import StatePaths
     from ..streaming.formats import Reader
     from ..streaming.journal import Journal
-    from ..streaming.worker import Worker
+    from ..streaming.source import EventSource
+    from ..streaming.worker import Batching, Worker
 
+    Opened: TypeAlias = tuple[str, Callable[[], EventSource]]
+    """A source's name in the ledger, and what opens it."""
+
+_STANDBY_SECONDS = 0.25
 
 Format = Annotated[
     str | None, typer.Option("--format", help="How events are written; default: [format] name, or auto.")
@@ -29,36 +37,53 @@ Format = Annotated[
 @flattened
 def run(
     state: State,
-    source: Annotated[str, typer.Option(help="Where events come from: journal.")] = "journal",
+    source: Annotated[str, typer.Option(help="Where events come from: journal or kafka.")] = "journal",
     wire_format: Format = None,
     once: Annotated[bool, typer.Option("--once", help="Work off what is there, then exit.")] = False,
+    batch_size: Annotated[
+        int, typer.Option(help="Requests at most that one solve forgets.", min=1)
+    ] = 100_000,
+    batch_age: Annotated[
+        float, typer.Option(help="Seconds for which a request may wait for company.", min=0)
+    ] = 0.0,
+    standby: Annotated[
+        bool, typer.Option("--standby", help="Wait while another worker has this state, then take over.")
+    ] = False,
+    stop_within: Annotated[
+        float,
+        typer.Option(help="After SIGTERM, seconds for the batch at hand; then it is cut off.", min=0),
+    ] = 60.0,
     as_json: AsJson = False,
     *,
+    kafka: KafkaOptions,
     outgoing: OutgoingOptions,
     watching: WatchOptions,
 ) -> None:
     """Carry out deletions as they arrive: record, fence, forget, publish, purge."""
-    from ..engine.engine import Engine
     from ..engine.state import StatePaths
     from ..streaming.worker import Worker
 
-    if source != "journal":
-        wrong_use(f"there is no source {source!r}; there is journal")
+    if source not in _SOURCES:
+        wrong_use(f"there is no source {source!r}; there are {', '.join(_SOURCES)}")
     read = reader_of(StatePaths(state), wire_format)
     log_to_stderr(watching.log_format)
     with (
-        Engine.open(state) as engine,
+        _engine(state, standby) as engine,
         outgoing.announcer(engine.paths) as announcer,
         watching.watch(lambda: status_of(engine.paths), announcer) as watch,
     ):
+        name, open_source = _SOURCES[source](engine, kafka)
         worker = Worker(
             engine,
-            lambda: _journal(engine),
+            open_source,
+            name,
             once=once,
             read=read,
+            batching=_batching(engine.paths, batch_size, batch_age),
+            on_lost=kafka.on_lost,
             watch=watch,
         )
-        with _stopped_by_signals(worker):
+        with _stopped_by_signals(worker, stop_within):
             report = worker.run()
         version = engine.manifest.version
     if as_json:
@@ -72,6 +97,49 @@ def run(
         not_so(f"announcements wait for the next run: {announcer.error}")
     if report.failed or report.dead_letters:
         raise typer.Exit(REQUESTS_FAILED)
+
+
+def _engine(state: Path, standby: bool) -> "Engine":
+    """Become the state's writer; as a standby, wait until nobody else is."""
+    from ..engine.engine import Engine
+    from ..engine.state import StateInUseError
+
+    waits = False
+    while True:
+        try:
+            return Engine.open(state)
+        except StateInUseError as error:
+            if not standby:
+                raise
+            if not waits:
+                typer.echo(f"standing by: {error}", err=True)
+            waits = True
+            time.sleep(_STANDBY_SECONDS)
+
+
+def _batching(paths: "StatePaths", size: int, age: float) -> "Batching":
+    from ..engine.state import read_config
+    from ..streaming.worker import Batching
+
+    due_days = float(read_config(paths).options.get("due_days", Batching().due / 86_400))
+    return Batching(size, age, due_days * 86_400)
+
+
+def _from_journal(engine: "Engine", kafka: KafkaOptions) -> "Opened":
+    del kafka
+    from ..streaming.journal import PARTITION
+
+    return PARTITION, lambda: _journal(engine)
+
+
+def _from_kafka(engine: "Engine", kafka: KafkaOptions) -> "Opened":
+    from ..streaming.kafka import KafkaSource
+
+    settings = kafka.settings(engine.paths)
+    return f"kafka:{settings.topic}", lambda: KafkaSource(settings)
+
+
+_SOURCES = {"journal": _from_journal, "kafka": _from_kafka}
 
 
 def _journal(engine: "Engine") -> "Journal":
@@ -98,15 +166,33 @@ def reader_of(paths: "StatePaths", wire_format: str | None) -> "Reader":
 
 
 @contextmanager
-def _stopped_by_signals(worker: "Worker") -> Iterator[None]:
-    """SIGTERM and SIGINT end the worker after the batch it is at."""
-    import signal
+def _stopped_by_signals(worker: "Worker", within: float) -> Iterator[None]:
+    """SIGTERM and SIGINT end the worker after the batch it is at, or after ``within`` seconds.
 
-    before = {
-        number: signal.signal(number, lambda *_: worker.stop()) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    Then the process ends where it is: the next start finishes the batch, or does it again.
+    """
+    import signal
+    import threading
+
+    cut_off = threading.Timer(within, _cut_off)
+    cut_off.daemon = True
+
+    def stop(*_: object) -> None:
+        worker.stop()
+        if not cut_off.is_alive() and not cut_off.finished.is_set():
+            cut_off.start()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
+        cut_off.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _cut_off() -> None:
+    import os
+
+    os.write(2, b"the batch at hand takes too long: it is cut off, and done again at the next start\n")
+    os._exit(143)

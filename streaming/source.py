@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 
+class SourceError(Exception):
+    """A source cannot be read as it is; the message names it and the way out. What was recorded stays."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One raw event with its coordinates.
@@ -20,6 +24,7 @@ class Record:
     value : the payload; None is a tombstone.
     key, headers : as the source has them; empty where it has none.
     timestamp_ms : when the source took it in, Unix milliseconds; None if unknown.
+    damage : why the source itself cannot vouch for the record; then the other fields may be anything.
     """
 
     partition: str
@@ -28,13 +33,23 @@ class Record:
     key: bytes | None = None
     headers: Mapping[str, bytes] = field(default_factory=dict)
     timestamp_ms: int | None = None
+    damage: str | None = None
 
 
 class EventSource(Protocol):
     """Where deletion events come from. One consumer at a time; not thread-safe."""
 
+    @property
+    def identity(self) -> str | None:
+        """Who the source is, so that another one of the same name is told from it; None: nobody can tell."""
+        ...
+
     def poll(self, timeout: float, limit: int) -> Sequence[Record]:
         """Return up to ``limit`` records after the last ones returned, waiting up to ``timeout`` seconds."""
+        ...
+
+    def is_exhausted(self) -> bool:
+        """Tell whether everything that is there by now was returned by :meth:`poll`."""
         ...
 
     def lag(self) -> Mapping[str, int]:

@@ -15,15 +15,43 @@ from ..engine.fence import FenceKey
 from ..engine.ledger import DeadLetter, Ledger, Pending, Received
 from .dead_letters import REUSED
 from .formats import Read, Reader
-from .source import EventSource, Record
+from .source import EventSource, Record, SourceError
 from .strict_json import UnreadableEvent
 from .watch import Watch
 
 _POLL_SECONDS = 0.2
 _POLL_LIMIT = 1000
 _LOOK_SECONDS = 1.0  # another process may record, too: `dead-letters replay`
-_BATCH_LIMIT = 10_000
+_INTAKE_ENDS_SECONDS = 20.0
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """When a batch closes: whichever comes first.
+
+    Attributes
+    ----------
+    size : requests; at most so many are forgotten in one solve.
+    age : seconds for which the oldest request may wait for company. 0: at once; then a batch is what
+        arrived during the solve before it.
+    due : seconds in which a request is due. No request waits for company longer than half of them.
+
+    Examples
+    --------
+    >>> Batching(size=1000, age=3600, due=60).seconds_left(count=1, waited=10)
+    20.0
+    >>> Batching(size=1000, age=3600).seconds_left(count=1000, waited=10)
+    0.0
+    """
+
+    size: int = 100_000
+    age: float = 0.0
+    due: float = 30 * 86_400.0
+
+    def seconds_left(self, count: int, waited: float) -> float:
+        """Return for how long a batch of ``count`` stays open when the oldest has ``waited`` seconds."""
+        return 0.0 if count >= self.size else max(0.0, min(self.age, self.due / 2) - waited)
 
 
 @dataclass
@@ -54,6 +82,9 @@ def take_in(
     received: list[tuple[Record, Received]] = []
     letters: list[tuple[Record, str]] = []
     for record in records:
+        if record.damage is not None:
+            letters.append((record, record.damage))
+            continue
         try:
             requests = read(record)
         except UnreadableEvent as error:
@@ -79,8 +110,26 @@ def take_in(
     return WorkerReport(recorded=recorded, dead_letters=len(letters))
 
 
-def resume(source: EventSource, name: str, ledger: Ledger) -> None:
-    """Continue where the ledger says, and commit that: after a crash the source may not know yet."""
+def resume(source: EventSource, name: str, ledger: Ledger, on_lost: str = "stop") -> None:
+    """Continue where the ledger says, and commit that: after a crash the source may not know yet.
+
+    Raises
+    ------
+    SourceError
+        The source is another one than the ledger's positions belong to, and ``on_lost`` is not
+        ``"continue"``: then it is read from its start.
+    """
+    identity = source.identity
+    if identity is not None and identity != (known := ledger.source_identity(name)):
+        if known is not None:
+            what = f"{name} is not what was read before: it is {identity}, it was {known}"
+            if on_lost != "continue":
+                raise SourceError(
+                    f"{what}. Deletions that the old one held and nobody read are lost: have them sent "
+                    "again, then read the new one from its start with --on-lost continue"
+                )
+            _log.error("%s; reading the new one from its start", what)
+        ledger.note_source(name, identity)
     positions = ledger.positions(name)
     source.seek(positions)
     source.commit(positions)
@@ -96,6 +145,9 @@ class Worker:
     source_name : under which the ledger keeps positions: ``"journal"``, or the topic's name.
     once : end when the source is drained and nothing waits.
     read : record -> what it asks for; CloudEvents and simple JSON unless it is given.
+    batching : when a batch closes.
+    on_lost : see :func:`resume`.
+    patience : seconds after which an intake that does not come back ends the worker: its client hangs.
     watch : is told of each poll, intake and batch.
     """
 
@@ -107,11 +159,16 @@ class Worker:
         *,
         once: bool = False,
         read: Read | None = None,
+        batching: Batching = Batching(),
+        on_lost: str = "stop",
+        patience: float = 300.0,
         watch: Watch | None = None,
     ) -> None:
         self.report = WorkerReport()
         self._engine, self._open_source, self._source_name = engine, open_source, source_name
         self._once, self._read, self._watch = once, read or Reader(), watch or Watch()
+        self._batching, self._on_lost, self._patience = batching, on_lost, patience
+        self._seen_at = time.monotonic()
         self._stop, self._arrived = threading.Event(), threading.Event()
         self._intake_ended = threading.Event()
         self._intake_error: BaseException | None = None
@@ -129,13 +186,14 @@ class Worker:
         Exception
             Whatever ended the intake or the engine; all that was recorded waits for the next run.
         """
-        intake = threading.Thread(target=self._take_in_all, name="intake")
+        intake = threading.Thread(target=self._take_in_all, name="intake", daemon=True)
+        self._seen_at = time.monotonic()
         intake.start()
         try:
             self._work()
         finally:
             self.stop()
-            intake.join()
+            intake.join(_INTAKE_ENDS_SECONDS)
         if self._intake_error is not None:
             raise self._intake_error
         return self.report
@@ -144,13 +202,19 @@ class Worker:
         while not self._stop.is_set():
             self._arrived.clear()
             drained = self._intake_ended.is_set()
-            batch = self._engine.pending(_BATCH_LIMIT)
+            batch = self._engine.pending(self._batching.size)
+            wait = _LOOK_SECONDS
             if batch:
-                self._forget(batch)
+                oldest = self._engine.ledger.oldest_pending() or time.time()
+                left = self._batching.seconds_left(len(batch), time.time() - oldest)
+                if left == 0 or drained:
+                    self._forget(batch)
+                    continue
+                wait = min(left, _LOOK_SECONDS)
             elif drained:
                 return
-            else:
-                self._arrived.wait(_LOOK_SECONDS)
+            self._look_after_intake()
+            self._arrived.wait(wait)
 
     def _forget(self, batch: Sequence[Pending]) -> None:
         _log.info("forgetting a batch of %d requests", len(batch))
@@ -164,13 +228,19 @@ class Worker:
         timings = self._engine.ledger.timings(first - 1)
         self._watch.ended(report, [done - received for _, received, _, done in timings if done >= started])
 
+    def _look_after_intake(self) -> None:
+        """End where the source's client hangs: whoever started this process starts it again."""
+        silent = time.monotonic() - self._seen_at
+        if silent > self._patience and not self._intake_ended.is_set():
+            raise SourceError(f"{self._source_name} has not been read for {silent:.0f} s: its client hangs")
+
     def _take_in_all(self) -> None:
         """Run the intake: the thread's main function."""
         try:
             with Ledger(self._engine.paths.ledger, FenceKey.load(self._engine.paths)) as ledger:
                 source = self._open_source()
                 try:
-                    resume(source, self._source_name, ledger)
+                    resume(source, self._source_name, ledger, self._on_lost)
                     self._poll_until_told(source, ledger)
                 finally:
                     source.close()
@@ -183,10 +253,11 @@ class Worker:
 
     def _poll_until_told(self, source: EventSource, ledger: Ledger) -> None:
         while not self._stop.is_set():
+            self._seen_at = time.monotonic()
             records = source.poll(_POLL_SECONDS, _POLL_LIMIT)
             self._watch.polled(source)
             if not records:
-                if self._once:
+                if self._once and source.is_exhausted():
                     return
                 continue
             taken = take_in(source, self._source_name, ledger, records, self._read)

@@ -1,0 +1,393 @@
+"""The Kafka source: a consumer group's member that loses no deletion, and says so where the broker did.
+
+Where it reads on is what the ledger says, never what the group's offsets say: they follow, so that lag can
+be watched. Nothing resets a position silently: kafka-python's own reset policy is off.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, errors
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.structs import OffsetAndMetadata, TopicPartition
+
+from .kafka_connection import KafkaConnection, connect
+from .kafka_damage import damaged_records
+from .kafka_letters import KafkaLetters
+from .source import Record, SourceError
+
+SAFE_OPTIONS: Mapping[str, Any] = {
+    "enable_auto_commit": False,
+    "auto_offset_reset": "none",
+    "isolation_level": "read_committed",
+    "allow_auto_create_topics": False,
+    "metadata_max_age_ms": 5_000,  # so soon it is seen that a topic was deleted and made anew
+    "max_partition_fetch_bytes": 4 << 20,
+    "metrics_enabled": False,
+}
+"""What every consumer of this package is made with, whatever else is set."""
+
+LOST = "deleted by the broker before it was read"
+"""Why an expired record is set aside."""
+
+_CLOSE_MS = 5000
+_BACKOFF_SECONDS = 1.0
+_FATAL = (
+    errors.AuthorizationError,
+    errors.SaslAuthenticationFailedError,
+    errors.FencedInstanceIdError,
+    errors.InconsistentGroupProtocolError,
+    errors.UnsupportedVersionError,
+)
+_TRUNCATED: type[Exception] = errors.LogTruncationError  # pyright: ignore[reportAttributeAccessIssue]  old stubs
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaSettings:
+    """What to read, and how.
+
+    Attributes
+    ----------
+    topic, group : the topic of deletions, and the consumer group of this state alone.
+    instance : a name for this member that survives restarts (static membership): a restarted worker, or the
+        one that takes over, has its partitions at once; None: a new member each time.
+    dead_letter_topic : None: ``TOPIC.dead-letters``.
+    on_lost : ``"stop"`` where the broker deleted records before they were read, or ``"continue"`` after
+        each is counted as a dead letter.
+    session_timeout, max_poll_interval : seconds; how soon a member that is dead, or stuck, is given up.
+    """
+
+    connection: KafkaConnection
+    topic: str
+    group: str
+    instance: str | None = None
+    dead_letter_topic: str | None = None
+    on_lost: str = "stop"
+    session_timeout: float = 45.0
+    max_poll_interval: float = 300.0
+
+
+def letters_of(settings: KafkaSettings) -> KafkaLetters:
+    """Open the dead letters of a topic, for who reads them again.
+
+    Raises
+    ------
+    SourceError
+        As :class:`KafkaSource`.
+    """
+    _, _, partitions = _describe(settings)
+    return _letters(settings, partitions)
+
+
+def _letters(settings: KafkaSettings, partitions: int) -> KafkaLetters:
+    topic = settings.dead_letter_topic or f"{settings.topic}.dead-letters"
+    return KafkaLetters(settings.connection, topic, settings.group, partitions)
+
+
+class KafkaSource:
+    """Reads a topic as an :class:`~.source.EventSource`; for one thread.
+
+    Raises
+    ------
+    SourceError
+        Brokers cannot be reached, refuse the credentials, or have no such topic.
+    """
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings, self._topic = settings, settings.topic
+        cluster, self._topic_id, partitions = _describe(settings)
+        self.identity: str | None = f"cluster {cluster}, topic {self._topic_id}"
+        self._letters = _letters(settings, partitions)
+        self._positions: dict[int, int] = {}
+        self._aside: Iterator[Record] = iter(())
+        self._consumer: Any = None
+        self._opened_at = 0.0
+        self._assigned_all = True
+
+    # --- reading ------------------------------------------------------------------------------------
+
+    def poll(self, timeout: float, limit: int) -> Sequence[Record]:
+        """Return up to ``limit`` records after the last ones returned, waiting up to ``timeout`` seconds.
+
+        Raises
+        ------
+        SourceError
+            The topic was made anew, records expired unread, or access was withdrawn.
+        """
+        aside = list(islice(self._aside, limit))
+        if aside:
+            return aside
+        if not self._is_open(timeout):
+            return []
+        try:
+            polled = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=limit)
+        except Exception as error:  # noqa: BLE001  what the client may raise is not a closed list
+            self._recover(error)
+            return []
+        self._refuse_another_topic()
+        return [_record(message) for messages in polled.values() for message in messages]
+
+    def seek(self, positions: Mapping[str, int]) -> None:
+        """Continue from ``positions``, also in partitions that are assigned later; others from the start."""
+        self._positions = {_number(name): offset for name, offset in positions.items()}
+        if self._consumer is not None:
+            for partition in self._consumer.assignment():
+                self._place(partition)
+
+    def is_exhausted(self) -> bool:
+        """Tell whether every assigned partition was read to its end; False before any is assigned."""
+        if self._consumer is None:
+            return False
+        assigned = list(self._consumer.assignment())
+        if not assigned:
+            return False
+        try:
+            ends = self._consumer.end_offsets(assigned)
+            return all(self._consumer.position(one, timeout_ms=5000) >= ends[one] for one in assigned)
+        except (errors.KafkaError, TypeError, AssertionError):
+            return False  # assigned anew, or no broker: not known now
+
+    def commit(self, positions: Mapping[str, int]) -> None:
+        """Tell the group how far the ledger is, for partitions that are held: partition -> next offset.
+
+        That a broker may not take it is no matter: the ledger has it.
+        """
+        self._positions.update({_number(name): offset for name, offset in positions.items()})
+        if self._consumer is not None and positions:
+            self._consumer.commit_async(self._held(map(_number, positions)), callback=_committed)
+
+    def _held(self, numbers: Iterable[int]) -> dict[Any, Any]:
+        assigned = self._consumer.assignment()
+        held = [TopicPartition(self._topic, number) for number in numbers if number in self._positions]
+        return {
+            one: OffsetAndMetadata(self._positions[one.partition], "", -1) for one in held if one in assigned
+        }
+
+    def dead_letter(self, record: Record, reason: str) -> None:
+        """Set a record aside on the dead-letter topic, with its original bytes, durably."""
+        self._letters.put(record, reason)
+
+    @property
+    def letters(self) -> KafkaLetters:
+        """The dead letters of this source."""
+        return self._letters
+
+    def lag(self) -> dict[str, int]:
+        """Return partition -> how many records wait on the broker, as far as fetches told."""
+        if self._consumer is None:
+            return {}
+        found = {}
+        for one in self._consumer.assignment():
+            end, position = self._consumer.highwater(one), self._positions.get(one.partition)
+            if end is not None:
+                found[_name(one)] = max(0, end - (position or 0))
+        return found
+
+    def close(self) -> None:
+        """Commit what is held, leave, and release everything, within some seconds."""
+        self._close_consumer()
+        self._letters.close()
+
+    # --- the consumer's life ------------------------------------------------------------------------
+
+    def _is_open(self, timeout: float) -> bool:
+        """Have a consumer, or wait and say no: brokers that are gone come back."""
+        if self._consumer is not None:
+            return True
+        wait = self._opened_at + _BACKOFF_SECONDS - time.monotonic()
+        if wait > 0:
+            time.sleep(min(wait, timeout))
+            return False
+        self._opened_at = time.monotonic()
+        self._consumer = self._open()
+        return True
+
+    def _open(self) -> Any:
+        settings = self._settings
+        session = int(settings.session_timeout * 1000)
+        consumer: Any = connect(
+            KafkaConsumer,
+            settings.connection,
+            group_id=settings.group,
+            group_instance_id=settings.instance,
+            session_timeout_ms=session,
+            heartbeat_interval_ms=min(3000, session // 4),
+            max_poll_interval_ms=int(settings.max_poll_interval * 1000),
+            **SAFE_OPTIONS,
+        )
+        consumer.subscribe([self._topic], listener=_Placing(self._place_all))
+        return consumer
+
+    def _close_consumer(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is None:
+            return
+        try:
+            assigned = [one for one in consumer.assignment() if one.partition in self._positions]
+            offsets = {one: OffsetAndMetadata(self._positions[one.partition], "", -1) for one in assigned}
+            if offsets:
+                consumer.commit(offsets, timeout_ms=_CLOSE_MS)
+        except errors.KafkaError as error:
+            _log.warning("the group's offsets stay behind the ledger's: %s", type(error).__name__)
+        consumer.close(autocommit=False, timeout_ms=_CLOSE_MS)
+
+    def _place_all(self, assigned: Iterable[Any]) -> None:
+        """Put newly assigned partitions where the ledger is; on the client's own thread: no waiting."""
+        assigned = list(assigned)
+        for partition in assigned:
+            self._place(partition)
+        _log.info("reading partitions %s of %s", sorted(one.partition for one in assigned), self._topic)
+
+    def _place(self, partition: Any) -> None:
+        position = self._positions.get(partition.partition)
+        if position is None:
+            self._consumer.seek_to_beginning(partition)
+        else:
+            self._consumer.seek(partition, position)
+
+    # --- what goes wrong ----------------------------------------------------------------------------
+
+    def _recover(self, error: Exception) -> None:
+        """Go on after an error of the client's where nothing is lost by it; raise where something is."""
+        if isinstance(error, errors.OffsetOutOfRangeError):
+            self._refuse_another_topic()
+            for partition, offset in error.args[0].items():
+                self._out_of_range(partition, offset)
+        elif isinstance(error, _TRUNCATED):
+            self._read_from_start(_partitions_of(error) or self._consumer.assignment())
+        elif isinstance(error, _FATAL):
+            raise SourceError(f"{self._topic} cannot be read any more: {type(error).__name__}") from error
+        elif isinstance(error, errors.UnsupportedCodecError):
+            raise SourceError(f"{self._topic} is compressed: {error}; install that library") from error
+        elif isinstance(error, errors.CorruptRecordError) or not isinstance(error, errors.KafkaError):
+            self._set_damaged_aside(error)
+        else:
+            _log.warning("reading %s again: %s", self._topic, type(error).__name__)
+            self._close_consumer()
+
+    def _out_of_range(self, partition: Any, offset: int) -> None:
+        start = self._consumer.beginning_offsets([partition])[partition]
+        if offset > start:
+            self._read_from_start([partition])
+            return
+        lost = range(offset, start)
+        what = (
+            f"{_name(partition)}: {len(lost):,} records, offsets {offset} to {start - 1}, were {LOST}; "
+            "deletions among them are not carried out"
+        )
+        if self._settings.on_lost != "continue":
+            raise SourceError(
+                f"{what}. Have them sent again, then go on with --on-lost continue, "
+                "which counts each as a dead letter"
+            )
+        _log.error("%s", what)
+        self._aside = chain(self._aside, _without_bytes(_name(partition), lost, LOST))
+        self._positions[partition.partition] = start
+        self._consumer.seek(partition, start)
+
+    def _read_from_start(self, partitions: Iterable[Any]) -> None:
+        """Read all of a log that an unclean election cut back; repetitions are told by their ids."""
+        for partition in partitions:
+            _log.error("%s was cut back by its brokers: reading all of it again", _name(partition))
+            self._positions.pop(partition.partition, None)
+            self._consumer.seek_to_beginning(partition)
+
+    def _set_damaged_aside(self, error: Exception) -> None:
+        """Find the records that cannot be read, and go on after them, with a new consumer.
+
+        After an error inside its fetcher kafka-python 3.0.12 may spin in the next poll.
+        """
+        places = {one: self._consumer.position(one, timeout_ms=5000) for one in self._consumer.assignment()}
+        self._close_consumer()
+        for partition, position in places.items():
+            found = damaged_records(self._settings.connection, SAFE_OPTIONS, partition, position)
+            if found:
+                _log.error("%s %d: %d records are damaged", _name(partition), position, len(found))
+                self._aside = chain(self._aside, found)
+                self._positions[partition.partition] = found[-1].offset + 1
+        _log.warning("reading %s again: %s", self._topic, type(error).__name__)
+
+    def _refuse_another_topic(self) -> None:
+        """Positions mean nothing in a topic that was deleted and made anew under the same name."""
+        found = self._consumer._cluster.topic_id(self._topic)  # no public way to it without a request
+        if found is not None and found.int and str(found) != self._topic_id:
+            raise SourceError(
+                f"topic {self._topic} was deleted and made anew while it was read: its id is {found}, "
+                f"was {self._topic_id}; see docs/howto/kafka.md"
+            )
+
+
+class _Placing(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python is not typed
+    def __init__(self, place: Callable[[Iterable[Any]], None]) -> None:
+        self._place = place
+
+    def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
+        self._place(assigned)
+
+    def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
+        if revoked:
+            _log.info("partitions go: %s", sorted(one.partition for one in revoked))
+
+
+def instance_of(public_key: bytes) -> str:
+    """Name a state's member of its group: of one state there is one worker, so its name is the state's.
+
+    Examples
+    --------
+    >>> instance_of(b"a public key")
+    'recunlearn-0b7348fa038970c4'
+    """
+    return f"recunlearn-{hashlib.sha256(public_key).hexdigest()[:16]}"
+
+
+def _describe(settings: KafkaSettings) -> tuple[str, str, int]:
+    """Return the cluster's id, the topic's, and how many partitions it has."""
+    admin: Any = connect(KafkaAdminClient, settings.connection)
+    try:
+        (topic,) = admin.describe_topics([settings.topic])
+        cluster = admin.describe_cluster()["cluster_id"]
+    except errors.KafkaError as error:
+        raise SourceError(f"topic {settings.topic} cannot be described: {type(error).__name__}") from None
+    finally:
+        admin.close()
+    if topic["error_code"] or not topic["partitions"]:
+        why = errors.for_code(topic["error_code"]).__name__
+        raise SourceError(
+            f"{settings.connection.bootstrap_servers} has no topic {settings.topic} ({why}); "
+            "make it, or name another with --topic"
+        )
+    return cluster, str(topic["topic_id"]), len(topic["partitions"])
+
+
+def _record(message: Any) -> Record:
+    headers = {name: value or b"" for name, value in message.headers}
+    name = f"{message.topic}-{message.partition}"
+    return Record(name, message.offset, message.value, message.key, headers, message.timestamp)
+
+
+def _without_bytes(name: str, offsets: range, damage: str) -> Iterator[Record]:
+    return (Record(name, offset, None, damage=damage) for offset in offsets)
+
+
+def _name(partition: Any) -> str:
+    return f"{partition.topic}-{partition.partition}"
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("-")[2])
+
+
+def _partitions_of(error: Exception) -> list[Any]:
+    found = getattr(error, "divergent_offsets", None) or (error.args[0] if error.args else None)
+    return list(found) if isinstance(found, Mapping) else []
+
+
+def _committed(offsets: Any, response: Any) -> None:
+    if isinstance(response, Exception):
+        _log.warning("the group's offsets stay behind the ledger's: %s", type(response).__name__)

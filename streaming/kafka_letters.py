@@ -1,0 +1,162 @@
+"""Dead letters on a topic of their own: compacted, one key for each record, so that repeats are harmless.
+
+The value is the original one. The key is ``PARTITION:OFFSET`` of the original; what else the original was
+(its key, its time) is in headers beside its own. A letter that is done is a null value: compaction removes
+its bytes, and nothing else ever does.
+"""
+
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
+from kafka.admin import NewTopic
+from kafka.structs import TopicPartition
+
+from ..engine.ledger_letters import Coordinates
+from .dead_letters import Letter
+from .kafka_connection import KafkaConnection, connect
+from .source import Record, SourceError
+
+HEADER = "recunlearn."
+"""What the headers that say where a letter comes from begin with: topic, partition, offset, ..."""
+
+_SEND_SECONDS = 30.0
+_POLL_MS = 500
+_log = logging.getLogger(__name__)
+
+
+class KafkaLetters:
+    """The dead-letter topic of a source: a :class:`~.dead_letters.LetterStore`.
+
+    Parameters
+    ----------
+    topic : its name; it is made, compacted and with ``partitions`` partitions, if there is none.
+    group : of the worker that sets records aside.
+    """
+
+    def __init__(self, connection: KafkaConnection, topic: str, group: str, partitions: int) -> None:
+        self.topic, self._group, self._connection = topic, group, connection
+        self._producer: Any = None
+        self._partitions = ensure_topic(connection, topic, partitions)
+
+    def put(self, record: Record, reason: str) -> None:
+        """Keep a record, durably.
+
+        Raises
+        ------
+        SourceError
+            The topic does not take it; the record must then be read again.
+        """
+        topic, _, partition = record.partition.rpartition("-")
+        about = {
+            "topic": topic, "partition": partition, "offset": record.offset, "group": self._group,
+            "timestamp": "" if record.timestamp_ms is None else record.timestamp_ms, "reason": reason,
+        }  # fmt: skip
+        headers = [(name, value) for name, value in record.headers.items()]
+        headers += [(HEADER + name, str(value).encode()) for name, value in about.items()]
+        if record.key is not None:
+            headers.append((f"{HEADER}key", record.key))
+        if record.value is None:
+            headers.append((f"{HEADER}null", b"1"))
+        if record.damage is not None:
+            headers.append((f"{HEADER}damage", record.damage.encode()))
+        self._send((record.partition, record.offset), record.value or b"", headers)
+
+    def _send(self, at: Coordinates, value: bytes | None, headers: list[tuple[str, bytes]]) -> None:
+        if self._producer is None:
+            self._producer = connect(KafkaProducer, self._connection, max_request_size=1 << 26)
+        partition = int(at[0].rpartition("-")[2]) % self._partitions
+        sent = self._producer.send(self.topic, value, _key(at), headers, partition)
+        try:
+            sent.get(_SEND_SECONDS)
+        except errors.KafkaError as error:
+            raise SourceError(
+                f"the dead-letter topic {self.topic} does not take {at[0]} {at[1]}: {type(error).__name__}; "
+                "look at its max.message.bytes and the rights on it"
+            ) from None
+
+    def letters(self) -> Iterator[Letter]:
+        """Yield the letters that are not done, one for each record."""
+        last: dict[bytes, Any] = {}
+        for message in self._messages():
+            last[message.key] = message
+        yield from (_letter(message) for message in last.values() if message.value is not None)
+
+    def _messages(self) -> Iterator[Any]:
+        consumer: Any = connect(
+            KafkaConsumer, self._connection, group_id=None, enable_auto_commit=False,
+            auto_offset_reset="earliest", allow_auto_create_topics=False,
+        )  # fmt: skip
+        try:
+            partitions = [TopicPartition(self.topic, number) for number in range(self._partitions)]
+            consumer.assign(partitions)
+            ends = consumer.end_offsets(partitions)
+            consumer.seek_to_beginning(*partitions)
+            while any(consumer.position(one) < ends[one] for one in partitions):
+                for messages in consumer.poll(_POLL_MS).values():
+                    yield from messages
+        finally:
+            consumer.close()
+
+    def discard(self, coordinates: Collection[Coordinates]) -> None:
+        """Take letters off: their bytes go with the topic's next compaction."""
+        for at in coordinates:
+            self._send(at, None, [])
+
+    def close(self) -> None:
+        """Release the connection."""
+        if self._producer is not None:
+            self._producer.close(timeout=5)
+
+
+def _key(at: Coordinates) -> bytes:
+    return f"{at[0]}:{at[1]}".encode()
+
+
+def _letter(message: Any) -> Letter:
+    headers: Mapping[str, bytes] = {name: value or b"" for name, value in message.headers}
+    about = {name.removeprefix(HEADER): value for name, value in headers.items() if name.startswith(HEADER)}
+    timestamp = about.get("timestamp", b"")
+    record = Record(
+        f"{about['topic'].decode()}-{about['partition'].decode()}",
+        int(about["offset"]),
+        None if "null" in about else message.value,
+        about.get("key"),
+        {name: value for name, value in headers.items() if not name.startswith(HEADER)},
+        int(timestamp) if timestamp else None,
+        about["damage"].decode() if "damage" in about else None,
+    )
+    return Letter(record, about["reason"].decode(), message.timestamp / 1000)
+
+
+def ensure_topic(connection: KafkaConnection, topic: str, partitions: int) -> int:
+    """Make a compacted topic that expires nothing, if there is none; returns how many partitions it has.
+
+    Raises
+    ------
+    SourceError
+        It is not there and cannot be made.
+    """
+    admin: Any = connect(KafkaAdminClient, connection)
+    try:
+        (found,) = admin.describe_topics([topic])
+        if found["partitions"]:
+            return len(found["partitions"])
+        configs = {"cleanup.policy": "compact", "retention.ms": "-1", "min.compaction.lag.ms": "0"}
+        try:
+            admin.create_topics(
+                [NewTopic(topic, partitions, -1, topic_configs=configs)], wait_for_metadata=True
+            )
+        except errors.TopicAlreadyExistsError:
+            return partitions
+        except errors.KafkaError as error:
+            raise SourceError(
+                f"there is no topic {topic}, and it cannot be made ({type(error).__name__}); "
+                f"make it with {partitions} partitions and cleanup.policy=compact, "
+                "or name another"
+            ) from None
+        _log.info("made the topic %s with %d partitions", topic, partitions)
+        return partitions
+    finally:
+        admin.close()
