@@ -55,30 +55,31 @@ class LedgerFence(LedgerFile):
         ).fetchall()
 
     def _admit(self, seq: int, subject: bytes, asked: float | None, received: float) -> str:
-        row = self._connection.execute(
-            "SELECT first, last FROM fence WHERE subject = ?", (subject,)
-        ).fetchone()
+        row = self._connection.execute("SELECT first FROM fence WHERE subject = ?", (subject,)).fetchone()
         if row is None or row[0] > seq:
             return "nothing"
-        first, last = row
         (deleted,) = self._connection.execute(
             "SELECT max(requested_at) FROM requests WHERE seq BETWEEN ? AND ? AND subject = ? "
             "AND kind != 'readmission' AND state != 'cancelled'",
-            (first, seq, subject),
+            (row[0], seq, subject),
         ).fetchone()
         if asked is not None and deleted is not None and asked <= deleted:
             return "refused"
-        if last > seq:  # deleted again meanwhile: that one alone holds the fence up
-            self._connection.execute("UPDATE fence SET first = last WHERE subject = ?", (subject,))
-        self._connection.execute("DELETE FROM fence WHERE owner = ? AND last < ?", (subject, seq))
         self._connection.execute(
             "INSERT OR REPLACE INTO admissions VALUES (?, ?, ?)",
             (subject, seq, received if asked is None else asked),
         )
+        self._lower_fence(subject)
+        self._connection.execute(
+            "DELETE FROM fence WHERE owner = ? AND last < ? AND kind = 'interaction'", (subject, seq)
+        )
         return "readmitted"
 
     def _lower_fence(self, subject: bytes) -> None:
-        """Set the fence of a subject to what its requests say that were not taken back. O(requests)."""
+        """Set the fence of a subject to what its requests say that stand.
+
+        Those that were neither taken back nor answered by a re-admission. O(requests since then).
+        """
         row = self._connection.execute("SELECT owner FROM fence WHERE subject = ?", (subject,)).fetchone()
         if row is None:
             return
@@ -99,6 +100,15 @@ class LedgerFence(LedgerFile):
         """Return the keyed hashes of users whose account is fenced, or only of those who are erased."""
         rows = self._connection.execute(
             "SELECT subject FROM fence WHERE kind = 'account' AND erased >= ?", (int(erased_only),)
+        )
+        return {subject for (subject,) in rows}
+
+    def to_be_anonymised(self) -> set[bytes]:
+        """Return the keyed hashes of users fenced by a waiting anonymisation alone: their rows stay."""
+        rows = self._connection.execute(
+            "SELECT subject FROM fence WHERE first IN "
+            "(SELECT seq FROM open_requests WHERE kind = 'anonymisation') "
+            "AND subject NOT IN (SELECT subject FROM open_requests WHERE kind = 'account')"
         )
         return {subject for (subject,) in rows}
 

@@ -14,6 +14,8 @@ _log = logging.getLogger(__name__)
 def without_fenced(frame: pl.DataFrame, ledger: Ledger, key: FenceKey) -> tuple[pl.DataFrame, int]:
     """Leave out fenced users, fenced interactions, and what users had before they were admitted again.
 
+    Users who wait to be anonymised stay in: they are served no more, and the next cycle gives them other ids.
+
     Parameters
     ----------
     frame : as :func:`~.interactions.canonical_frame` gives it; ``time`` (optional): Datetime with a zone,
@@ -24,7 +26,7 @@ def without_fenced(frame: pl.DataFrame, ledger: Ledger, key: FenceKey) -> tuple[
     The rest, and how many users were refused. O(users) hashes, and one for each interaction of a user with
     a fenced one.
     """
-    users, (pairs, owners) = ledger.fenced_users(), ledger.fenced_pairs()
+    users, (pairs, owners) = ledger.fenced_users() - ledger.to_be_anonymised(), ledger.fenced_pairs()
     admitted = ledger.admitted_since()
     if not (users or pairs or admitted):
         return frame, 0

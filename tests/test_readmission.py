@@ -9,7 +9,7 @@ from recunlearn.engine.fence import Fence
 from recunlearn.engine.fitting import fit
 from recunlearn.engine.ledger import Received
 from recunlearn.engine.receipts import open_receipt, read_lines, state_public_key
-from recunlearn.engine.requests import AccountDeletion, InteractionRemoval, Readmission
+from recunlearn.engine.requests import AccountDeletion, Anonymisation, InteractionRemoval, Readmission
 from recunlearn.engine.snapshot import load_snapshot
 from recunlearn.engine.state import StatePaths
 from recunlearn.engine.verification import verify_state
@@ -194,3 +194,33 @@ def test_a_crash_between_record_and_admission_is_made_good(state, fence):
     assert fit(state, interactions(ROWS), MODELS).refused_users == 0
     assert not fence.is_fenced("anna")
     assert said(state)["b-1"] == ("readmission", "readmitted")
+
+
+def test_two_returns_and_two_anonymisations_that_all_wait(state, fence):
+    """Each return answers what came before it; the last anonymisation, taken back, leaves the user in."""
+    work_off(state, Anonymisation("a-1", "anna"))
+    with Engine.open(state) as engine:
+        record(
+            engine,
+            InteractionRemoval("r-1", "anna", "x"),
+            Readmission("b-1", "anna"),
+            Anonymisation("a-2", "anna"),
+            Readmission("b-2", "anna"),
+            Anonymisation("a-3", "anna"),
+        )
+        engine.ledger.cancel("a-3")
+        engine.apply(engine.pending())
+    assert not fence.is_fenced("anna")
+    assert said(state)["b-1"] == said(state)["b-2"] == ("readmission", "readmitted")
+
+
+def test_a_refit_keeps_who_waits_to_be_anonymised(state, fence):
+    """Their rows are to stay: a fit that comes first does not lose them, and nobody is served them."""
+    with Engine.open(state) as engine:
+        record(engine, Anonymisation("a-1", "anna"))
+    assert fit(state, None).refused_users == 0
+    assert fence.is_fenced("anna")
+    work_off(state)
+    assert len(load_snapshot(state).user_ids()) == 3
+    assert said(state)["a-1"] == ("anonymisation", "anonymised")
+    assert fit(state, interactions(ROWS), MODELS).refused_users == 1
