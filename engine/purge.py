@@ -6,6 +6,7 @@ every start, and is (as LevelDB does with obsolete files).
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import polars as pl
@@ -17,7 +18,11 @@ from .state import StatePaths
 from .version import Manifest
 
 _ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
+_BYTE_ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 _CHUNK = 1 << 24
+
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+"""What Polars ends with over a file that is not what it seems; a panic is no Exception."""
 
 
 class ScanResult(msgspec.Struct, frozen=True):
@@ -67,8 +72,8 @@ def scan_for_ids(paths: StatePaths, users: Iterable[str]) -> ScanResult:
     """Look for the ids of users who were just erased, while they are still known, in every file.
 
     Ids that tell somebody apart (:func:`~.ledger.is_distinctive`) are looked for as bytes, in UTF-8 and
-    UTF-16; all ids are looked for among the decoded user ids. Parquet is compressed and is only decoded;
-    the arrays of numbers, which hold no text, are not read again.
+    UTF-16, and as integers of 8 bytes; all ids are looked for among the decoded user ids. Parquet and Arrow,
+    told by their first bytes, are decoded; the arrays of numbers, which hold no ids, are not read again.
 
     Parameters
     ----------
@@ -79,13 +84,12 @@ def scan_for_ids(paths: StatePaths, users: Iterable[str]) -> ScanResult:
     count = size = 0
     needles = [text for text in wanted if is_distinctive(text)]
     for path in _every_file(paths):
+        try:
+            size += path.stat().st_size
+        except FileNotFoundError:  # SQLite, say, has removed its log since it was listed
+            continue
         count += 1
-        size += path.stat().st_size
-        if path.suffix in {".arrow", ".parquet"}:
-            hit = _decoded_hit(path, wanted)
-        else:
-            hit = bool(needles) and _bytes_hit(path, needles)
-        if hit:
+        if _holds_one(path, wanted, needles):
             found.append(str(path.relative_to(paths.root)))
     return ScanResult(count, size, found)
 
@@ -94,8 +98,24 @@ def _every_file(paths: StatePaths) -> Iterator[Path]:
     return (path for path in sorted(paths.root.rglob("*")) if path.is_file())
 
 
+def table_format(path: Path) -> str:
+    """Tell by its first bytes, not its name, whether a file is ``"parquet"`` or ``"arrow"``; else ``""``."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    return "parquet" if start[:4] == b"PAR1" else "arrow" if start == b"ARROW1" else ""
+
+
+def _holds_one(path: Path, wanted: list[str], needles: list[str]) -> bool:
+    try:
+        if table_format(path):
+            return _decoded_hit(path, wanted)
+    except UNREADABLE:
+        pass  # a damaged file, or one that only begins like a table, is searched as bytes
+    return bool(needles) and _bytes_hit(path, needles)
+
+
 def _decoded_hit(path: Path, wanted: list[str]) -> bool:
-    if path.suffix == ".parquet":
+    if table_format(path) == "parquet":
         if "user_id" not in pl.read_parquet_schema(path):
             return False
         ids = pl.read_parquet(path, columns=["user_id"])["user_id"]
@@ -106,9 +126,20 @@ def _decoded_hit(path: Path, wanted: list[str]) -> bool:
     return bool(ids.is_in(ids_series("user_id", wanted, ids.dtype).implode()).any())
 
 
+def _forms(text: str) -> list[bytes]:
+    """Return the bytes that an id can be written as: text, and an integer of 8 bytes where it is one.
+
+    Not of 4 bytes: in a megabyte of hashes one of a thousand such would be found by chance now and then.
+    """
+    forms = [text.encode(encoding) for encoding in _ENCODINGS]
+    if text.lstrip("-").isdecimal() and -(1 << 63) <= int(text) < 1 << 63:
+        forms += [int(text).to_bytes(8, order, signed=True) for order in _BYTE_ORDERS]
+    return forms
+
+
 def _bytes_hit(path: Path, needles: list[str]) -> bool:
     """Search a file for all needles in one pass (Aho-Corasick), in chunks that overlap."""
-    patterns = [text.encode(encoding).decode("latin-1") for text in needles for encoding in _ENCODINGS]
+    patterns = [form.decode("latin-1") for text in needles for form in _forms(text)]
     overlap = max(len(pattern) for pattern in patterns) - 1
     tail = b""
     with path.open("rb") as file:

@@ -23,6 +23,7 @@ from .signing import (
     SigningKey,
     decode_base64,
     open_note,
+    public_pem,
     read_exactly,
     read_public_key,
 )
@@ -172,10 +173,13 @@ def read_checkpoint(paths: StatePaths, public: Ed25519PublicKey) -> Checkpoint |
     ReceiptError
         It is damaged, or missing beside a log that is not empty.
     """
+    path = checkpoint_path(paths)
     try:
-        return open_note(checkpoint_path(paths).read_bytes(), public)
+        return open_note(path.read_bytes(), public)
     except FileNotFoundError:
         return None
+    except ReceiptError as error:
+        raise ReceiptError(f"{path}: {error}") from None
 
 
 def log_name(paths: StatePaths) -> str:
@@ -314,10 +318,15 @@ def state_public_key(paths: StatePaths) -> Ed25519PublicKey:
     ReceiptError
         It is missing or not a key.
     """
+    path = paths.receipt_public_key
     try:
-        return read_public_key(paths.receipt_public_key.read_bytes())
+        content = path.read_bytes()
     except FileNotFoundError:
-        raise ReceiptError(f"{paths.receipt_public_key} is missing; restore it from a backup") from None
+        raise ReceiptError(f"{path} is missing; restore it from a backup") from None
+    public = read_public_key(content)
+    if public_pem(public) != content:  # a damage that no reader of PEM minds is one all the same
+        raise ReceiptError(f"{path} is not the public key as it was written; restore it from a backup")
+    return public
 
 
 def check_log(paths: StatePaths, ledger: Ledger) -> tuple[int, int, list[str]]:

@@ -1,18 +1,21 @@
 """``recunlearn verify``: every file is what was written, every proof holds, no erased user is left."""
 
 import re
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import polars as pl
 
 from .fence import FenceKey
 from .interactions import read_store
-from .ledger import Ledger, is_distinctive
-from .purge import ScanResult, obsolete_files
+from .ledger import Ledger, LedgerError, is_distinctive
+from .purge import UNREADABLE, ScanResult, obsolete_files, table_format
 from .rebuild import Rebuilt, rebuild_models
 from .receipts import check_log
 from .state import StatePaths, read_config
@@ -20,7 +23,6 @@ from .version import (
     Manifest,
     ProofRecord,
     Store,
-    VersionError,
     damaged_files,
     read_current,
     read_ids,
@@ -95,7 +97,7 @@ def _verify_version(
     problems = damaged_files(directory, manifest.files)
     problems += damaged_files(paths.interactions, manifest.interactions)
     problems += [f"{path} is obsolete: run recunlearn run --once" for path in obsolete_files(paths, manifest)]
-    with Ledger(paths.ledger, key) as ledger:
+    with _readable_ledger(paths, key) as ledger:
         if (integrity := ledger.integrity()) != "ok":
             problems.append(f"{paths.ledger}: {integrity}")
         count, valid, receipt_problems = check_log(paths, ledger)
@@ -120,6 +122,18 @@ def _verify_version(
         for name, model in manifest.models.items()
     }
     return Verification(models, scan, count, valid, problems, rebuilt)
+
+
+@contextmanager
+def _readable_ledger(paths: StatePaths, key: FenceKey) -> Iterator[Ledger]:
+    """Open the ledger; a page that cannot be read, wherever it is found, ends as one error with its name."""
+    try:
+        with Ledger(paths.ledger, key) as ledger:
+            yield ledger
+    except (sqlite3.DatabaseError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise LedgerError(
+            f"{paths.ledger} is damaged ({type(error).__name__}); restore it from a backup"
+        ) from error
 
 
 def _check_models(paths: StatePaths, directory: Path, manifest: Manifest) -> list[str]:
@@ -171,11 +185,14 @@ def scan_for_erased(paths: StatePaths, erased: Erased, ledger_texts: Iterable[st
     found: list[str] = []
     files = size = 0
     for path in sorted(path for path in paths.root.rglob("*") if path.is_file()):
+        try:
+            size += path.stat().st_size
+        except FileNotFoundError:  # SQLite, say, has removed its log since it was listed
+            continue
         files += 1
-        size += path.stat().st_size
         try:
             hit = _holds_erased(path, erased)
-        except (pl.exceptions.PolarsError, VersionError, OSError):
+        except UNREADABLE:
             hit = erased.has_user(_words(path))  # not what its ending says: then it is searched as text
         if path == paths.ledger:
             hit = hit or erased.has_user(ledger_texts)
@@ -185,9 +202,10 @@ def scan_for_erased(paths: StatePaths, erased: Erased, ledger_texts: Iterable[st
 
 
 def _holds_erased(path: Path, erased: Erased) -> bool:
-    if path.suffix == ".parquet":
+    kind = table_format(path)
+    if kind == "parquet":
         frame = pl.read_parquet(path)
-    elif path.suffix == ".arrow":
+    elif kind == "arrow":
         if "user_id" not in pl.read_ipc_schema(path):
             return False
         frame = pl.read_ipc(path, columns=["user_id"])

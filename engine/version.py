@@ -291,9 +291,13 @@ def read_manifest(paths: StatePaths, number: int, digest: str) -> Manifest:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise VersionError(f"{path} is missing; restore it from a backup, or fit again") from None
+        raise VersionError(
+            f"{path} is missing, which {paths.current} names; restore both from a backup, or fit again"
+        ) from None
     if hashlib.sha256(content).hexdigest() != digest:
-        raise VersionError(f"{path} is not the manifest that was published; restore it, or fit again")
+        raise VersionError(
+            f"{path} is not the manifest that {paths.current} names; restore both, or fit again"
+        )
     return msgspec.json.decode(content, type=Manifest)
 
 

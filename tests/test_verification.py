@@ -9,7 +9,9 @@ from recunlearn import cli
 from recunlearn.engine.engine import Engine
 from recunlearn.engine.fitting import fit
 from recunlearn.engine.ledger import Received
+from recunlearn.engine.purge import scan_for_ids
 from recunlearn.engine.requests import AccountDeletion, InteractionRemoval
+from recunlearn.engine.state import StatePaths
 from recunlearn.engine.verification import verify_state
 
 from .popularity import interactions
@@ -52,6 +54,11 @@ PLANTED = {
         "copy.parquet",
         lambda path: pl.DataFrame({"user_id": ["bob-two"], "item_id": ["y"]}).write_parquet(path),
     ),
+    "parquet under a false name": (
+        "copy.bak",
+        lambda path: pl.DataFrame({"user_id": ["anna-one"]}).write_parquet(path),
+    ),
+    "text that begins as a table": ("d.arrow", lambda path: path.write_bytes(b"ARROW1\0\0 anna-one")),
     "text under a false name": ("b.parquet", lambda path: path.write_text("anna-one")),
 }
 
@@ -64,6 +71,20 @@ def test_remains_are_found_though_nobody_knows_the_id_any_more(state, kind):
     found = verify_state(state)
     assert found.scan.found == [name]
     assert not found.ok
+
+
+@pytest.mark.parametrize(
+    "written",
+    [b"id 123456789 x", "123456789".encode("utf-16-be"), (123456789).to_bytes(8, "little"),
+     (123456789).to_bytes(8, "big"), b"ARROW1\0\0 123456789", b"PAR1 123456789"],
+)  # fmt: skip
+def test_a_cycle_looks_for_the_id_in_every_form(tmp_path, written):
+    """Text, UTF-16, both orders of 8 bytes, files that only begin like tables: found, and nothing stops."""
+    (tmp_path / "any.bin").write_bytes(b"\xff" * 7 + written + b"\xff")
+    if written.startswith((b"A", b"P")):
+        (tmp_path / "any.bin").write_bytes(written)
+    assert scan_for_ids(StatePaths(tmp_path), ["123456789"]).found == ["any.bin"]
+    assert scan_for_ids(StatePaths(tmp_path), ["123456788"]).found == []
 
 
 @pytest.mark.parametrize(
