@@ -47,6 +47,7 @@ from .version import (
     set_current,
     write_version,
 )
+from .witness import check_against_ledger
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class Engine:
         try:
             ledger = Ledger(paths.ledger, FenceKey.load(paths))
             try:
-                receipts = open_receipts(paths)
+                receipts = open_receipts(paths, ledger)
                 recover(paths, ledger, receipts)
                 ledger.retry_failed()
                 warn_of_overdue(paths, ledger)
@@ -283,13 +284,21 @@ class Engine:
         self.close()
 
 
-def open_receipts(paths: StatePaths) -> ReceiptLog | None:
-    """Open the receipt log; None, loudly, if it is damaged: erasing does not wait for its repair."""
+def open_receipts(paths: StatePaths, ledger: Ledger) -> ReceiptLog | None:
+    """Open the receipt log; None, loudly, if it is damaged: erasing does not wait for its repair.
+
+    Raises
+    ------
+    LedgerError
+        The log shows that the ledger was set back.
+    """
     try:
-        return ReceiptLog(paths)
+        log = ReceiptLog(paths)
+        check_against_ledger(paths, ledger, log)
     except ReceiptError as error:
         _log.error("receipts wait until the log is restored: %s", error)
         return None
+    return log
 
 
 def recover(paths: StatePaths, ledger: Ledger, receipts: ReceiptLog | None) -> None:

@@ -143,7 +143,7 @@ def _previous(paths: StatePaths, key: FenceKey, is_needed: bool) -> Previous | N
         return None  # the first fit did not come to an end
     with _ledger(paths, key) as ledger:
         try:
-            recover(paths, ledger, open_receipts(paths))
+            recover(paths, ledger, open_receipts(paths, ledger))
             number, digest = read_current(paths)
             manifest = read_manifest(paths, number, digest)
         except VersionError:

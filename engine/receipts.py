@@ -135,14 +135,8 @@ def give_receipts(ledger: Ledger, log: ReceiptLog, paths: StatePaths) -> int:
     waiting = {request.seq: request for request in ledger.without_receipt()}
     if not waiting:
         return 0
-    noted = ledger.last_receipt()
-    if log.size > noted + 1:  # a crash came between the log and the ledger
-        lines = log_path(paths).read_bytes().split(b"\n")[noted + 1 : log.size]
-        given = {
-            request_of(_payload(line))["seq"]: noted + 1 + k
-            for k, line in enumerate(lines)
-            if not is_rotation(line)
-        }
+    if unnoted := not_noted(ledger, log, paths):  # a crash came between the log and the ledger
+        given = {request["seq"]: place for place, request in unnoted.items()}
         ledger.note_receipts(given)
         waiting = {seq: request for seq, request in waiting.items() if seq not in given}
     if waiting:
@@ -153,6 +147,19 @@ def give_receipts(ledger: Ledger, log: ReceiptLog, paths: StatePaths) -> int:
         places = log.append(payloads)
         ledger.note_receipts(dict(zip(waiting, places, strict=True)))
     return len(waiting)
+
+
+def not_noted(ledger: Ledger, log: ReceiptLog, paths: StatePaths) -> dict[int, dict[str, Any]]:
+    """Return the receipts that the ledger does not know: place in the log -> request."""
+    start = ledger.last_receipt() + 1
+    if log.size <= start:
+        return {}
+    lines = log_path(paths).read_bytes().split(b"\n")[start : log.size]
+    return {
+        place: request_of(_payload(line))
+        for place, line in enumerate(lines, start=start)
+        if not is_rotation(line)
+    }
 
 
 def log_path(paths: StatePaths) -> Path:
