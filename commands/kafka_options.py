@@ -27,9 +27,12 @@ class KafkaOptions:
     ] = None
     topic: Annotated[str | None, typer.Option(help="Topic of deletions.", rich_help_panel=_PANEL)] = None
     group: Annotated[
-        str,
-        typer.Option(help="Consumer group; one for each state directory.", rich_help_panel=_PANEL),
-    ] = "recunlearn"
+        str | None,
+        typer.Option(
+            help="Consumer group, of this state alone; default: a name made for the state.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
     dead_letter_topic: Annotated[
         str | None,
         typer.Option(
@@ -122,7 +125,12 @@ class KafkaOptions:
             wrong_use("name the topic of deletions: --topic T, or [kafka] topic")
         if self.on_lost not in ("stop", "continue"):
             wrong_use(f"--on-lost {self.on_lost!r} is neither stop nor continue")
-        instance = instance_of(paths.receipt_public_key.read_bytes())
+        instance = instance_of(paths.fence_key.read_bytes())
         return KafkaSettings(
-            self.connection(), self.topic, self.group, instance, self.dead_letter_topic, self.on_lost
+            self.connection(),
+            self.topic,
+            self.group or instance,
+            instance,
+            self.dead_letter_topic,
+            self.on_lost,
         )

@@ -37,6 +37,7 @@ LOST = "deleted by the broker before it was read"
 
 _CLOSE_MS = 5000
 _BACKOFF_SECONDS = 1.0
+_CLAIM_SECONDS, _CLAIM_SECONDS_AT_MOST = 1.0, 60.0
 _FATAL = (
     errors.AuthorizationError,
     errors.SaslAuthenticationFailedError,
@@ -108,7 +109,7 @@ class KafkaSource:
         self._aside: Iterator[Record] = iter(())
         self._consumer: Any = None
         self._opened_at = 0.0
-        self._assigned_all = True
+        self._claim_at, self._claim_wait = 0.0, _CLAIM_SECONDS
 
     # --- reading ------------------------------------------------------------------------------------
 
@@ -131,6 +132,7 @@ class KafkaSource:
             self._recover(error)
             return []
         self._refuse_another_topic()
+        self._claim_missing()
         return [_record(message) for messages in polled.values() for message in messages]
 
     def seek(self, positions: Mapping[str, int]) -> None:
@@ -141,11 +143,11 @@ class KafkaSource:
                 self._place(partition)
 
     def is_exhausted(self) -> bool:
-        """Tell whether every assigned partition was read to its end; False before any is assigned."""
+        """Tell whether every partition was read to its end; False while one is not this member's."""
         if self._consumer is None:
             return False
         assigned = list(self._consumer.assignment())
-        if not assigned:
+        if len(assigned) < len(self._consumer.partitions_for_topic(self._topic)) or not assigned:
             return False
         try:
             ends = self._consumer.end_offsets(assigned)
@@ -244,6 +246,29 @@ class KafkaSource:
             self._place(partition)
         _log.info("reading partitions %s of %s", sorted(one.partition for one in assigned), self._topic)
 
+    def _claim_missing(self) -> None:
+        """Join again, ever more rarely, while partitions of the topic are not this member's.
+
+        A static member that comes back gets the assignment it had, although the topic grew meanwhile; one
+        that joins before its client knows the topic gets none, and kafka-python 3.0.12 leaves it at that.
+        """
+        known, held = self._consumer.partitions_for_topic(self._topic), self._consumer.assignment()
+        now = time.monotonic()
+        if len(held) >= len(known):
+            self._claim_at, self._claim_wait = now + _CLAIM_SECONDS, _CLAIM_SECONDS
+            return
+        if now < self._claim_at:
+            return
+        if self._claim_wait > _CLAIM_SECONDS:  # asking once was not enough
+            _log.error(
+                "%d of %d partitions of %s are another member's of group %s: what they hold does not reach "
+                "this state; give each state a group of its own",
+                len(known) - len(held), len(known), self._topic, self._settings.group,
+            )  # fmt: skip
+        self._claim_wait = min(2 * self._claim_wait, _CLAIM_SECONDS_AT_MOST)
+        self._claim_at = now + self._claim_wait
+        self._consumer._coordinator.request_rejoin()  # there is no public way
+
     def _place(self, partition: Any) -> None:
         position = self._positions.get(partition.partition)
         if position is None:
@@ -335,15 +360,18 @@ class _Placing(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python
             _log.info("partitions go: %s", sorted(one.partition for one in revoked))
 
 
-def instance_of(public_key: bytes) -> str:
-    """Name a state's member of its group: of one state there is one worker, so its name is the state's.
+def instance_of(secret: bytes) -> str:
+    """Name a state's member of its group, and the group unless another is named.
+
+    Of one state there is one worker, and no other state may share its group: each would have a part of the
+    deletions. So the name is made from what only this state has, a secret that it does not give away.
 
     Examples
     --------
-    >>> instance_of(b"a public key")
-    'recunlearn-0b7348fa038970c4'
+    >>> instance_of(b"a secret key")
+    'recunlearn-a93ee473f2c58649'
     """
-    return f"recunlearn-{hashlib.sha256(public_key).hexdigest()[:16]}"
+    return f"recunlearn-{hashlib.sha256(b'consumer group' + secret).hexdigest()[:16]}"
 
 
 def _describe(settings: KafkaSettings) -> tuple[str, str, int]:

@@ -189,8 +189,8 @@ def test_membership_outlives_a_pause_longer_than_the_poll_interval(servers, admi
     assert committed(admin, topic) == {0: 2}
 
 
-def test_partitions_that_go_are_not_committed_and_come_back_where_the_ledger_is(servers, admin):
-    """Two members share a topic: each commits what it holds; when one leaves, the other reads on."""
+def test_partitions_that_go_are_not_committed_any_more(servers, admin, caplog):
+    """Two members share a topic: each commits what it holds, and that one has not all is said loudly."""
     topic = new_topic(servers, 2)
     produce(servers, topic, [b"%d" % number for number in range(20)])
     one = opened(servers, topic, session_timeout=6.0)
@@ -202,15 +202,39 @@ def test_partitions_that_go_are_not_committed_and_come_back_where_the_ledger_is(
     while not seen and time.monotonic() < deadline:
         one.poll(0.1, 1000)
         seen += other.poll(0.1, 1000)
-    (lost,) = {record.partition for record in seen}
-    while len(one._consumer.assignment()) != 1 and time.monotonic() < deadline:
+    (lost,) = {int(record.partition[-1]) for record in seen}
+    held = 1 - lost
+    offsets = {}
+    while "1 of 2 partitions" not in caplog.text or offsets.get(held) != 3:
+        assert time.monotonic() < deadline, offsets
         one.poll(0.1, 1000)
-    one.commit({f"{topic}-0": 3, f"{topic}-1": 3})  # as if rewound: of the partition it holds only
+        other.poll(0.1, 1000)  # both go on, or a rebalance does not end
+        if {partition.partition for partition in one._consumer.assignment()} == {held}:
+            one.commit({f"{topic}-0": 3, f"{topic}-1": 3})  # as if rewound; it holds one of the two
+        offsets = committed(admin, topic)
+    assert offsets == {held: 3, lost: 10}
     other.close()
     one.close()
-    offsets = committed(admin, topic)
-    assert offsets.pop(int(lost[-1])) == 10
-    assert list(offsets.values()) == [3]
+
+
+@pytest.mark.parametrize("instance", ["the-state", None])
+def test_partitions_that_were_added_while_nobody_read_are_read(servers, admin, instance):
+    """A member that comes back does not keep to the assignment it had: the topic has grown."""
+    topic = new_topic(servers)
+    produce(servers, topic, [b"1"])
+    source = opened(servers, topic, instance=instance)
+    assert len(drained(source)) == 1
+    source.commit({f"{topic}-0": 1})
+    source.close()
+    admin.create_partitions({topic: 3})
+    deadline = time.monotonic() + 20
+    while len(admin.describe_topics([topic])[0]["partitions"]) < 3 and time.monotonic() < deadline:
+        threading.Event().wait(0.1)
+    produce(servers, topic, [b"2"], partition=1)
+    produce(servers, topic, [b"3"], partition=2)
+    source = opened(servers, topic, {f"{topic}-0": 1}, instance=instance)
+    assert sorted(one.value for one in drained(source)) == [b"2", b"3"]
+    source.close()
 
 
 def test_a_member_that_was_killed_is_replaced_at_once(servers):
