@@ -347,6 +347,8 @@ def finish(
     ledger.admit()
     ledger.purge()
     scan = scan_for_ids(paths, users - ledger.waiting_users())
+    if scan.found:  # somebody may have asked again meanwhile: then their id is no remains
+        scan = scan_for_ids(paths, users - ledger.waiting_users())
     if scan.found:
         _log.error("remains of erased users were found in %s", ", ".join(scan.found))
     ledger.note_scan(cycle, msgspec.to_builtins(scan))

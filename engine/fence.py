@@ -69,6 +69,10 @@ class FenceKey:
         """Hash one interaction of a user: 32 bytes."""
         return self._hash(b"pair", canonical_id(user_id), canonical_id(item_id))
 
+    def request(self, request_id: str) -> bytes:
+        """Hash the id of a request, which may give away whose it is: 32 bytes."""
+        return self._hash(b"request", request_id)
+
     def _hash(self, domain: bytes, *parts: str) -> bytes:
         digest = hashlib.blake2b(key=self._secret, person=domain, digest_size=32)
         for part in parts:

@@ -19,8 +19,8 @@ class Cycles(LedgerFence):
     def pending(self, limit: int = -1) -> list[Pending]:
         """Return up to ``limit`` requests that wait to be erased, oldest first."""
         rows = self._connection.execute(
-            "SELECT seq, kind, request_id, user_id, item_id, requested_at FROM requests "
-            "WHERE state = 'fenced' ORDER BY seq LIMIT ?",
+            "SELECT seq, kind, open_ids.request_id, user_id, item_id, requested_at "
+            "FROM requests JOIN open_ids USING (seq) WHERE state = 'fenced' ORDER BY seq LIMIT ?",
             (limit,),
         )
         return [Pending(seq, _request(*columns)) for seq, *columns in rows]
@@ -107,12 +107,14 @@ class Cycles(LedgerFence):
     def subjects(self, cycle: int) -> list[tuple[str, str | None]]:
         """Return the clear (user id, item id or None) of the requests of a cycle that is not finished."""
         return self._connection.execute(
-            "SELECT user_id, item_id FROM requests WHERE cycle = ? AND state = 'erasing'", (cycle,)
+            "SELECT user_id, item_id FROM requests JOIN open_ids USING (seq) "
+            "WHERE cycle = ? AND state = 'erasing'",
+            (cycle,),
         ).fetchall()
 
     def waiting_users(self) -> set[str]:
         """Return the clear ids of users with a request that is not done: the ledger holds them still."""
-        rows = self._connection.execute("SELECT DISTINCT user_id FROM requests WHERE user_id IS NOT NULL")
+        rows = self._connection.execute("SELECT DISTINCT user_id FROM open_ids")
         return {user for (user,) in rows}
 
     def published_version(self) -> int:

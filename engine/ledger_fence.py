@@ -23,7 +23,7 @@ class LedgerFence(LedgerFile):
         """Note of whom nothing may be left: no request of theirs is open, no id of theirs known."""
         self._connection.execute(
             "UPDATE fence SET erased = 1 WHERE erased = 0 AND owner NOT IN (SELECT owner FROM fence "
-            "WHERE subject IN (SELECT subject FROM requests WHERE user_id IS NOT NULL))"
+            "WHERE subject IN (SELECT subject FROM requests WHERE seq IN (SELECT seq FROM open_ids)))"
         )
 
     def admit(self) -> int:
@@ -38,10 +38,10 @@ class LedgerFence(LedgerFile):
         count = 0
         with self._transaction("admit users again"):
             while waiting := self._admissible():
-                for seq, subject, asked, received in waiting:
-                    outcome = self._admit(seq, subject, asked, received)
+                outcomes = [(row[0], self._admit(*row)) for row in waiting]
+                for seq, outcome in outcomes:
                     self._move([seq], "refused" if outcome == "refused" else "admitted")
-                    self._clear_ids([(seq, outcome)], time.time())
+                self._clear_ids(outcomes, time.time())
                 count += len(waiting)
             self._mark_erased()
         return count
@@ -49,8 +49,8 @@ class LedgerFence(LedgerFile):
     def _admissible(self) -> list[tuple[int, bytes, float | None, float]]:
         """Find the first waiting re-admission of each user without an earlier open request."""
         return self._connection.execute(
-            "SELECT seq, subject, requested_at, received_at FROM requests AS asked WHERE state = 'received' "
-            "AND NOT EXISTS (SELECT 1 FROM requests AS earlier "
+            "SELECT seq, subject, requested_at, received_at FROM requests JOIN open_ids AS asked USING (seq) "
+            "WHERE state = 'received' AND NOT EXISTS (SELECT 1 FROM open_ids AS earlier "
             "WHERE earlier.user_id = asked.user_id AND earlier.seq < asked.seq) ORDER BY seq"
         ).fetchall()
 

@@ -1,7 +1,7 @@
 """The ledger's file: the transactions in which alone it changes, and what leaves no cleared id in it."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -71,17 +71,23 @@ class LedgerFile:
 
     def _clear_ids(self, outcomes: Sequence[tuple[int, str]], now: float) -> None:
         """Note when requests were done and their outcomes (number, outcome), and drop their clear ids."""
-        rows = []
-        for seq, outcome in outcomes:
-            request_id, user_id = self._connection.execute(
-                "SELECT request_id, user_id FROM requests WHERE seq = ?", (seq,)
-            ).fetchone()
-            rows.append((now, outcome, self._unlinked(request_id, user_id), seq))
+        ids = self._ids()
         self._connection.executemany(
-            "UPDATE requests SET done_at = ?, outcome = ?, request_id = ?, user_id = NULL, item_id = NULL "
-            "WHERE seq = ?",
-            rows,
+            "UPDATE requests SET done_at = ?, outcome = ?, request_id = ? WHERE seq = ?",
+            [(now, outcome, self._unlinked(*ids[seq][:2]), seq) for seq, outcome in outcomes],
         )
+        self._drop_ids({seq for seq, _ in outcomes})
+
+    def _ids(self) -> dict[int, tuple[str, str, str | None]]:
+        """Return number of each open request -> clear request id, user id, item id."""
+        rows = self._connection.execute("SELECT seq, request_id, user_id, item_id FROM open_ids")
+        return {seq: (request_id, user_id, item_id) for seq, request_id, user_id, item_id in rows}
+
+    def _drop_ids(self, seqs: Collection[int]) -> None:
+        """Drop the clear ids of requests: empty the whole table, which frees its pages, and fill it again."""
+        staying = [(seq, *ids) for seq, ids in self._ids().items() if seq not in seqs]
+        self._connection.execute("DELETE FROM open_ids")
+        self._connection.executemany("INSERT INTO open_ids VALUES (?, ?, ?, ?)", staying)
 
     def _unlinked(self, request_id: str, user_id: str) -> str:
         """Keep a request's id, unless it gives the user away: then a keyed hash stands for it."""

@@ -31,15 +31,15 @@ class Intake(LedgerFence):
 
     def _known(self, request_ids: Iterable[str]) -> dict[str, tuple[str, bytes]]:
         """Look up the requests that are recorded: id -> kind and subject."""
-        by_text = {text: wanted for wanted in request_ids for text in (wanted, self._hashed(wanted))}
-        texts = list(by_text)
+        by_key = {self._key.request(request_id): request_id for request_id in request_ids}
+        keys = list(by_key)
         found = {}
-        for start in range(0, len(texts), _LOOKED_UP_AT_ONCE):
-            chunk = texts[start : start + _LOOKED_UP_AT_ONCE]
+        for start in range(0, len(keys), _LOOKED_UP_AT_ONCE):
+            chunk = keys[start : start + _LOOKED_UP_AT_ONCE]
             places = ", ".join("?" * len(chunk))
-            query = f"SELECT request_id, kind, subject FROM requests WHERE request_id IN ({places})"  # noqa: S608
+            query = f"SELECT request_key, kind, subject FROM requests WHERE request_key IN ({places})"  # noqa: S608
             rows = self._connection.execute(query, chunk)
-            found.update({by_text[text]: (kind, subject) for text, kind, subject in rows})
+            found.update({by_key[key]: (kind, subject) for key, kind, subject in rows})
         return found
 
     def record(
@@ -90,10 +90,13 @@ class Intake(LedgerFence):
         row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'requests'").fetchone()
         numbered = list(enumerate(new, start=1 + (0 if row is None else row[0])))
         self._connection.executemany(
-            "INSERT INTO requests (seq, request_id, kind, user_id, item_id, subject, source_partition, "
-            "source_offset, requested_at, received_at, fenced_at, state) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO requests (seq, request_key, kind, subject, source_partition, source_offset, "
+            "requested_at, received_at, fenced_at, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [self._row(seq, entry, now) for seq, entry in numbered],
+        )
+        self._connection.executemany(
+            "INSERT INTO open_ids VALUES (?, ?, ?, ?)",
+            [_clear_ids(seq, entry.request) for seq, entry in numbered],
         )
         self._raise_fence(
             (self._subject(request), self._key.user(request.user_id), _fence_kind(request), seq, seq)
@@ -110,10 +113,8 @@ class Intake(LedgerFence):
         waits = isinstance(request, Readmission)
         return (
             seq,
-            request.request_id,
+            self._key.request(request.request_id),
             request.kind,
-            canonical_id(request.user_id),
-            canonical_id(request.item_id) if isinstance(request, InteractionRemoval) else None,
             self._subject(request),
             entry.partition,
             entry.offset,
@@ -146,19 +147,24 @@ class Intake(LedgerFence):
         """
         with self._transaction("cancel a request") as connection:
             row = connection.execute(
-                "SELECT seq, subject, user_id FROM requests WHERE request_id IN (?, ?)",
-                (request_id, self._hashed(request_id)),
+                "SELECT seq, subject FROM requests WHERE request_key = ?", (self._key.request(request_id),)
             ).fetchone()
             if row is None:
                 raise LedgerError(f"request {request_id!r} is not in the ledger; was it read already?")
-            seq, subject, user_id = row
+            seq, subject = row
             self._move([seq], "cancelled")
             connection.execute(
-                "UPDATE requests SET request_id = ?, user_id = NULL, item_id = NULL WHERE seq = ?",
-                (self._unlinked(request_id, user_id), seq),
+                "UPDATE requests SET request_id = ? WHERE seq = ?",
+                (self._unlinked(request_id, self._ids()[seq][1]), seq),
             )
+            self._drop_ids({seq})
             self._lower_fence(subject)
             self._mark_erased()
+
+
+def _clear_ids(seq: int, request: Request) -> tuple[int, str, str, str | None]:
+    item_id = canonical_id(request.item_id) if isinstance(request, InteractionRemoval) else None
+    return seq, request.request_id, canonical_id(request.user_id), item_id
 
 
 def _fence_kind(request: Request) -> str:

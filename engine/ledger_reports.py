@@ -81,7 +81,8 @@ class Reports(LedgerFile):
     def failures(self) -> list[tuple[str, str]]:
         """Return (request id, reason) of each failed request."""
         return self._connection.execute(
-            "SELECT request_id, reason FROM requests WHERE state = 'failed' ORDER BY seq"
+            "SELECT open_ids.request_id, reason FROM requests JOIN open_ids USING (seq) "
+            "WHERE state = 'failed' ORDER BY seq"
         ).fetchall()
 
     def timings(self, since_seq: int = 0) -> list[tuple[str, float, float, float]]:
@@ -95,6 +96,6 @@ class Reports(LedgerFile):
     def texts(self) -> list[str]:
         """Return every text that the ledger holds of requests that are done: no id must be among them."""
         rows = self._connection.execute(
-            "SELECT request_id, user_id, item_id, reason FROM requests WHERE user_id IS NULL"
+            "SELECT request_id, reason FROM requests WHERE seq NOT IN (SELECT seq FROM open_ids)"
         )
         return [text for row in rows for text in row if text]

@@ -94,7 +94,8 @@ def describe(state):
     frame = read_store(paths, Store(snap.manifest.interactions, snap.manifest.partitions))
     with Ledger(paths.ledger, FenceKey.load(paths)) as ledger:
         requests = ledger._connection.execute(
-            "SELECT request_id, state, outcome, user_id, item_id FROM requests ORDER BY seq"
+            "SELECT coalesce(open_ids.request_id, requests.request_id), state, outcome, user_id, item_id "
+            "FROM requests LEFT JOIN open_ids USING (seq) ORDER BY seq"
         ).fetchall()
         counts, positions = ledger.counts(), ledger.positions("journal")
     verified = verify_state(state)

@@ -198,7 +198,11 @@ class Interleavings(RuleBasedStateMachine):
 
     def states(self):
         """Return request id -> state, from the ledger."""
-        return dict(self.engine.ledger._connection.execute("SELECT request_id, state FROM requests"))
+        rows = self.engine.ledger._connection.execute(
+            "SELECT coalesce(open_ids.request_id, requests.request_id), state "
+            "FROM requests LEFT JOIN open_ids USING (seq)"
+        )
+        return dict(rows)
 
     def kept(self):
         """Return what the store holds: pairs of the named, item lists of the others."""
