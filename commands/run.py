@@ -69,7 +69,7 @@ def run(
     log_to_stderr(watching.log_format)
     with (
         _engine(state, standby) as engine,
-        outgoing.announcer(engine.paths) as announcer,
+        outgoing.announcer(engine.paths, kafka) as announcer,
         watching.watch(lambda: status_of(engine.paths), announcer) as watch,
     ):
         name, open_source = _SOURCES[source](engine, kafka)

@@ -52,6 +52,10 @@ class LetterStore(Protocol):
         """Remove the bytes of letters that are done, durably; a letter that is not there is no error."""
         ...
 
+    def close(self) -> None:
+        """Release what is held."""
+        ...
+
 
 class _Head(msgspec.Struct):
     partition: str
@@ -62,6 +66,7 @@ class _Head(msgspec.Struct):
     key: int | None
     headers: dict[str, int]
     value: int | None
+    damage: str | None = None
 
 
 class LetterFiles:
@@ -93,6 +98,7 @@ class LetterFiles:
             _size(record.key),
             {name: len(value) for name, value in record.headers.items()},
             _size(record.value),
+            record.damage,
         )
         content = msgspec.json.encode(head) + b"\n" + b"\n".join(part or b"" for part in parts)
         durable.replace(self._path(record.partition, record.offset), content, mode=0o600)
@@ -115,6 +121,9 @@ class LetterFiles:
             path = self._path(partition, offset)
             if path.exists():
                 durable.remove(path)
+
+    def close(self) -> None:
+        """Nothing is held between calls."""
 
     def keep(self, coordinates: Collection[Coordinates]) -> None:
         """Remove whatever a crash left: letters that the ledger does not know, and half-written ones."""
@@ -144,7 +153,7 @@ def _read(path: Path) -> Letter:
         parts.append(None if size is None else rest[place : place + size])
         place += (size or 0) + 1
     headers = {name: part or b"" for name, part in zip(head.headers, parts[1:-1], strict=True)}
-    record = Record(head.partition, head.offset, parts[-1], parts[0], headers, head.timestamp_ms)
+    record = Record(head.partition, head.offset, parts[-1], parts[0], headers, head.timestamp_ms, head.damage)
     return Letter(record, head.reason, head.at)
 
 
@@ -189,6 +198,9 @@ def replay(store: LetterStore, source: str, ledger: Ledger, read: Read) -> Repla
         if letter.coordinates not in waiting:
             if letter.record.offset < positions.get(letter.record.partition, 0):
                 store.discard([letter.coordinates])  # closed already: only its bytes are left
+            continue
+        if letter.record.damage is not None:
+            remaining[letter.coordinates] = letter.record.damage  # nobody can vouch for what is in it
             continue
         try:
             requests = read(letter.record)

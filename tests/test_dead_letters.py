@@ -186,6 +186,16 @@ def test_a_letter_that_asks_for_nothing_is_closed_by_a_replay(state):
     assert open_letters(state) == {3: "not JSON"}
 
 
+def test_a_damaged_record_is_not_read_again(state):
+    """Nobody can vouch for its bytes, however well they read; its own reason stays."""
+    files = letter_files(state / "journal")
+    files.put(
+        Record("journal", 0, other(1, "customer-1"), damage="its checksum is wrong"), "its checksum is wrong"
+    )
+    assert replayed(state).remaining["journal", 0] == "its checksum is wrong"
+    assert open_letters(state)[0] == "its checksum is wrong"
+
+
 def test_a_replay_does_not_take_a_reused_id_for_a_repetition(state):
     """The letter stays, with the reason of today."""
     append(state / "journal", [b'{"id": "e-2", "type": "account.deleted", "who": "customer-5"}'])
