@@ -41,6 +41,10 @@ def take_config(context: typer.Context, path: Path | None) -> Path | None:
     """Keep the tables of the global ``--config FILE`` for the command that follows: its callback."""
     if path is not None:
         context.obj = read_tables(path)
+        if "format" in context.obj:
+            raise typer.BadParameter(
+                f"{path} has [format]: write it into the state's config.toml, by which dead letters are read too"
+            )
     return path
 
 

@@ -24,6 +24,7 @@ from recunlearn.streaming.watch import Watch
 from recunlearn.streaming.worker import Worker
 
 from .popularity import files_with, interactions
+from .test_cli import invoke
 
 ROWS = [(f"customer-{user}", item) for user in range(1, 9) for item in range(user % 3, 5)]
 FIXED = Reader(FormatOptions("json", mapping={"user_id": "who"}))
@@ -248,10 +249,15 @@ def test_an_erased_users_id_in_an_unread_letter_is_found_until_it_is_discarded(s
     assert files_with(state, "customer-2") == []
 
 
+def test_a_format_in_another_file_than_the_states_is_refused(state, tmp_path):
+    """A mapping that silently does nothing would turn every deletion into a dead letter."""
+    (tmp_path / "run.toml").write_text('[format]\nname = "json"\n')
+    told = invoke("--config", tmp_path / "run.toml", "run", "--state", state, "--once", rc=2)
+    assert "config.toml" in told.stderr
+
+
 def test_the_commands_list_show_replay_and_discard(state):
     """What an operator types: nothing of a payload is shown unless it is asked for."""
-    from .test_cli import invoke
-
     listed = invoke("dead-letters", "list", "--state", state)
     assert "3 records wait" in listed.stdout
     assert "customer" not in listed.stdout
