@@ -43,7 +43,7 @@ def take_config(context: typer.Context, path: Path | None) -> Path | None:
         context.obj = read_tables(path)
         if "format" in context.obj:
             raise typer.BadParameter(
-                f"{path} has [format]: write it into the state's config.toml, by which dead letters are read too"
+                f"{path} has [format]: write it into the state's config.toml: dead letters are read by it too"
             )
     return path
 
