@@ -1,6 +1,7 @@
 """`recunlearn forget`: deletion requests appended to the embedded journal."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,10 +27,8 @@ def forget(
 ) -> None:
     """Ask for deletions: append requests to the state's journal, for `recunlearn run` to carry out."""
     from ..engine.state import StatePaths, read_config
-    from ..streaming import journal
 
-    paths = StatePaths(state)
-    read_config(paths)
+    read_config(StatePaths(state))
     payloads = [_account_event(text) for text in user or []]
     payloads += [_interaction_event(text) for text in interaction or []]
     payloads += [_account_event(text, "account.anonymised", "--anonymise") for text in anonymise or []]
@@ -39,17 +38,25 @@ def forget(
         payloads += from_file
     if not payloads and not rejected:
         wrong_use("name whom to forget: --user ID, --interaction USER:ITEM, --anonymise ID or --file FILE")
-    if payloads:
-        journal.append(paths.journal, payloads)
-    if as_json:
-        ids = [json.loads(payload)["id"] for payload in payloads]
-        print_json({"appended": len(payloads), "request_ids": ids, "rejected": rejected})
-    else:
-        typer.echo(f"{len(payloads):,} requests are in the journal; next: recunlearn run --state {state}")
+    ask(state, payloads, as_json, {"rejected": rejected})
     for row in rejected:
         typer.secho(f"{file}, line {row['line']}: {row['reason']}", err=True, fg="yellow")
     if rejected:
         raise typer.Exit(1)
+
+
+def ask(state: Path, payloads: list[bytes], as_json: bool, beside: Mapping[str, Any]) -> None:
+    """Append events to a state's journal, and say so; ``beside``: what else the JSON says."""
+    from ..engine.state import StatePaths
+    from ..streaming import journal
+
+    if payloads:
+        journal.append(StatePaths(state).journal, payloads)
+    if as_json:
+        ids = [json.loads(payload)["id"] for payload in payloads]
+        print_json({"appended": len(payloads), "request_ids": ids, **beside})
+    else:
+        typer.echo(f"{len(payloads):,} requests are in the journal; next: recunlearn run --state {state}")
 
 
 def _account_event(user_id: str, kind: str = "account.deleted", option: str = "--user") -> bytes:

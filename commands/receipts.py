@@ -149,12 +149,12 @@ def hand_out_checkpoint(
     output: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
 ) -> None:
     """Hand out the signed size and root of the log: an auditor keeps it, and later asks for `consistency`."""
-    from ..engine.receipts import checkpoint_path, state_ring
+    from ..engine.receipts import state_ring
     from ..engine.signing import ReceiptError
 
     paths = _state_of(context, state)
     try:
-        content = checkpoint_path(paths).read_bytes()
+        content = paths.checkpoint.read_bytes()
         state_ring(paths).open_checkpoint(content)
     except FileNotFoundError:
         not_so("there is no checkpoint yet: no receipt was given")

@@ -118,11 +118,11 @@ def _engine(state: Path, standby: bool) -> "Engine":
 
 
 def _batching(paths: "StatePaths", size: int, age: float) -> "Batching":
+    from ..engine.deadline import due_seconds
     from ..engine.state import read_config
     from ..streaming.worker import Batching
 
-    due_days = float(read_config(paths).options.get("due_days", Batching().due / 86_400))
-    return Batching(size, age, due_days * 86_400)
+    return Batching(size, age, due_seconds(read_config(paths).options))
 
 
 def _from_journal(engine: "Engine", kafka: KafkaOptions) -> "Opened":

@@ -1,14 +1,12 @@
 """That the receipt log only grew: a proof from a checkpoint that an auditor kept to the one of today."""
 
-import base64
-
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from . import merkle
 from .key_ring import KeyRing, is_rotation
-from .receipts import checkpoint_path, read_lines, state_ring
-from .signing import ReceiptError, decode_base64, read_exactly
+from .receipts import read_lines, state_ring
+from .signing import ReceiptError, decode_base64, encode_base64, read_exactly
 from .state import StatePaths
 
 
@@ -32,7 +30,7 @@ def make_consistency(paths: StatePaths, older: bytes) -> bytes:
     ReceiptError
         ``older`` is not a checkpoint of this log, or the log is not what it then was.
     """
-    ring, newest = state_ring(paths), checkpoint_path(paths).read_text(encoding="utf-8")
+    ring, newest = state_ring(paths), paths.checkpoint.read_text(encoding="utf-8")
     size, lines = ring.open_checkpoint(older).size, read_lines(paths)
     leaves = [merkle.leaf_hash(line) for line in lines[: ring.open_checkpoint(newest.encode()).size]]
     if size > len(leaves):
@@ -40,8 +38,8 @@ def make_consistency(paths: StatePaths, older: bytes) -> bytes:
     content = msgspec.json.encode(
         Consistency(
             newest,
-            [base64.b64encode(node).decode() for node in merkle.consistency_proof(leaves, size)],
-            [base64.b64encode(line).decode() for line in lines if is_rotation(line)],
+            [encode_base64(node) for node in merkle.consistency_proof(leaves, size)],
+            [encode_base64(line) for line in lines if is_rotation(line)],
         )
     )
     verify_consistency(content, older, ring)
@@ -61,8 +59,7 @@ def verify_consistency(content: bytes, older: bytes, public: Ed25519PublicKey | 
         Whatever is wrong: no other exception is raised, whatever is given.
     """
     said: Consistency = read_exactly(content.rstrip(b"\n"), Consistency, "the proof")
-    ring = public if isinstance(public, KeyRing) else KeyRing([public])
-    ring = ring.extended(decode_base64(line) for line in said.rotations)
+    ring = KeyRing.of(public).extended(decode_base64(line) for line in said.rotations)
     before, now = ring.open_checkpoint(older), ring.open_checkpoint(said.checkpoint.encode())
     if before.origin != now.origin:
         raise ReceiptError("the two checkpoints are of different logs")

@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import msgspec
@@ -25,6 +24,7 @@ import polars as pl
 from .. import __version__
 from ..models.base import ForgettableModel
 from .anonymous import new_ids, under_new_ids
+from .closable import Closable
 from .deadline import warn_of_overdue
 from .fence import FenceKey
 from .id_index import IdIndex
@@ -73,7 +73,7 @@ class CycleReport:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
-class Engine:
+class Engine(Closable):
     """The one writer of a state directory, with its models in memory.
 
     Examples
@@ -271,17 +271,6 @@ class Engine:
         """Release the ledger and the writer's lock."""
         self.ledger.close()
         self._lock.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_receipts(paths: StatePaths, ledger: Ledger) -> ReceiptLog | None:

@@ -15,10 +15,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from . import durable
 from .signing import (
+    AnotherKeyError,
     Checkpoint,
     ReceiptError,
     Signature,
     SigningKey,
+    decode_base64,
+    encode_base64,
     key_id,
     open_envelope,
     open_note,
@@ -26,8 +29,6 @@ from .signing import (
     public_pem,
     read_exactly,
 )
-from .signing import decode_base64 as _decode
-from .signing import encode_base64 as _encode
 from .state import StatePaths
 
 ROTATION_TYPE = "application/vnd.recunlearn.key-rotation.v1+json"
@@ -58,11 +59,11 @@ def rotation_line(index: int, old: SigningKey, new: SigningKey) -> bytes:
     """Write the entry of the log by which ``new`` takes over from ``old``."""
     at = datetime.now(UTC).isoformat(timespec="microseconds")
     rotation = Rotation(
-        index, at, _encode(old.public.public_bytes_raw()), _encode(new.public.public_bytes_raw())
+        index, at, encode_base64(old.public.public_bytes_raw()), encode_base64(new.public.public_bytes_raw())
     )
     payload = msgspec.json.encode(rotation)
     signatures = (old.signature(payload, ROTATION_TYPE), new.signature(payload, ROTATION_TYPE))
-    return msgspec.json.encode(RotationEnvelope(_encode(payload), ROTATION_TYPE, signatures))
+    return msgspec.json.encode(RotationEnvelope(encode_base64(payload), ROTATION_TYPE, signatures))
 
 
 def is_rotation(line: bytes) -> bool:
@@ -79,7 +80,7 @@ def open_rotation(line: bytes) -> Rotation:
         It is not a rotation, or not signed by both.
     """
     envelope: RotationEnvelope = read_exactly(line, RotationEnvelope, "the rotation")
-    payload = _decode(envelope.payload)
+    payload = decode_base64(envelope.payload)
     rotation: Rotation = read_exactly(payload, Rotation, "the rotation")
     signed = pre_authentication(ROTATION_TYPE, payload)
     if envelope.payloadType != ROTATION_TYPE:
@@ -87,9 +88,9 @@ def open_rotation(line: bytes) -> Rotation:
     for raw, signature in zip((rotation.old, rotation.new), envelope.signatures, strict=True):
         public = _public(raw)
         if signature.keyid != key_id(public):
-            raise ReceiptError("the rotation is signed by another key")
+            raise AnotherKeyError("the rotation is signed by another key")
         try:
-            public.verify(_decode(signature.sig), signed)
+            public.verify(decode_base64(signature.sig), signed)
         except InvalidSignature:
             raise ReceiptError("the rotation was altered") from None
     return rotation
@@ -119,6 +120,11 @@ class KeyRing:
         self._since: dict[str, int] = {}
         self._until: dict[str, int] = {}
         self._follow([open_rotation(line) for line in rotations])
+
+    @classmethod
+    def of(cls, public: "Ed25519PublicKey | KeyRing") -> "KeyRing":
+        """Return a ring of one key, or the ring itself."""
+        return public if isinstance(public, KeyRing) else cls([public])
 
     def _follow(self, rotations: list[Rotation]) -> None:
         waiting = rotations
@@ -195,7 +201,7 @@ class KeyRing:
             except ReceiptError as error:
                 errors.append(error)
         # A damage is told from a key that is not the one: whoever reads it does not look for another key.
-        raise min(errors, key=lambda error: "another key" in str(error))
+        raise min(errors, key=lambda error: isinstance(error, AnotherKeyError))
 
 
 def origin_of(public: Ed25519PublicKey) -> str:
@@ -212,9 +218,8 @@ def finish_rotation(paths: StatePaths) -> None:
     if not paths.next_receipt_key.exists():
         return
     new = SigningKey.load(paths.next_receipt_key)
-    checkpoint_path = paths.receipts / "checkpoint"
     try:
-        checkpoint = open_note(checkpoint_path.read_bytes(), new.public)
+        checkpoint = open_note(paths.checkpoint.read_bytes(), new.public)
     except (FileNotFoundError, ReceiptError):
         durable.remove(paths.next_receipt_key)
         return
@@ -223,7 +228,7 @@ def finish_rotation(paths: StatePaths) -> None:
         kept = paths.keys / f"receipts-{hashlib.sha256(old_pem).hexdigest()[:16]}.pub"
         said = f"Signed the receipt log up to place {checkpoint.size - 1}; until {_now()}.\n"
         durable.replace(kept, said.encode() + old_pem, mode=durable.SHARED)
-        durable.replace(paths.receipt_key, paths.next_receipt_key.read_bytes(), mode=0o600)
+        durable.replace(paths.receipt_key, paths.next_receipt_key.read_bytes())
         durable.replace(paths.receipt_public_key, new_pem, mode=durable.SHARED)
     durable.remove(paths.next_receipt_key)
 
@@ -234,6 +239,6 @@ def _now() -> str:
 
 def _public(raw: str) -> Ed25519PublicKey:
     try:
-        return Ed25519PublicKey.from_public_bytes(_decode(raw))
+        return Ed25519PublicKey.from_public_bytes(decode_base64(raw))
     except ValueError:
         raise ReceiptError("the rotation names something that is no key") from None

@@ -16,7 +16,6 @@ from .ledger_records import Cycle, DeadLetter, DoneRequest, Pending, Received
 from .ledger_reports import Reports
 from .ledger_sources import Sources
 from .request_states import TRANSITIONS
-from .requests import is_distinctive
 
 __all__ = [
     "TRANSITIONS",
@@ -27,7 +26,6 @@ __all__ = [
     "LedgerError",
     "Pending",
     "Received",
-    "is_distinctive",
 ]
 
 

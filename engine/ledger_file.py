@@ -4,10 +4,10 @@ import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from . import durable
+from .closable import Closable
 from .fence import FenceKey
 from .ledger_schema import SCHEMA, SCHEMA_VERSION
 from .requests import is_distinctive
@@ -18,7 +18,7 @@ class LedgerError(StateError):
     """The ledger cannot be read, or was asked for a transition that is not allowed."""
 
 
-class LedgerFile:
+class LedgerFile(Closable):
     """A connection to the ledger, and the transactions in which alone it changes."""
 
     def __init__(self, path: Path, key: FenceKey) -> None:
@@ -133,17 +133,6 @@ class LedgerFile:
     def close(self) -> None:
         """Release the connection."""
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _schema_version(connection: sqlite3.Connection) -> int | None:

@@ -3,17 +3,17 @@
 All of it is read from the ledger's counts and from the receipts that were given, which name nobody.
 """
 
-import base64
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
 from typing import Any
 
-import msgspec
 import numpy as np
 
-from .receipts import log_path
+from .key_ring import is_rotation
+from .receipts import predicate_of
 from .state import StatePaths
 
 _TAIL_BYTES = 1 << 20
@@ -30,56 +30,49 @@ def overview(paths: StatePaths) -> dict[str, Any]:
     ``certificates``: of each version that they name, what its models proved, oldest first; ``receipts``: the
     last of them, newest first; ``receipts_count``: how many there are.
     """
-    count, statements = _last_receipts(paths)
+    states, count, places = _of_ledger(paths)
+    last = _last_receipts(paths, places)
+    statements = list(last.values())
     return {
-        "states": _states(paths),
+        "states": states,
         "latency": {step: _quantiles(_waits(statements, step)) for step in ("fenced", "erased")},
         "certificates": _certificates(statements),
-        "receipts": [
-            _line(index, said) for index, said in zip(_places(count, statements), statements, strict=True)
-        ][::-1],
+        "receipts": [_line(place, said) for place, said in reversed(last.items())],
         "receipts_count": count,
     }
 
 
-def _states(paths: StatePaths) -> dict[str, dict[str, float]]:
+def _of_ledger(paths: StatePaths) -> tuple[dict[str, dict[str, float]], int, dict[int, int]]:
+    """Return the states with ages, how many receipts there are, and of the last: request -> place."""
     uri = f"{paths.ledger.absolute().as_uri()}?mode=ro"
-    connection = sqlite3.connect(uri, uri=True, timeout=10)
-    try:
-        rows = connection.execute(
-            "SELECT state, count(*), min(received_at) FROM requests GROUP BY state"
-        ).fetchall()
-    finally:
-        connection.close()
-    now = time.time()
-    return {
-        state: {"count": count, "oldest_seconds": max(0.0, now - oldest)} for state, count, oldest in rows
-    }
+    with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
+        rows = connection.execute("SELECT state, count(*), min(received_at) FROM requests GROUP BY state")
+        now = time.time()
+        states = {
+            state: {"count": count, "oldest_seconds": max(0.0, now - oldest)} for state, count, oldest in rows
+        }
+        (count,) = connection.execute("SELECT count(receipt) FROM requests").fetchone()
+        places = connection.execute(
+            "SELECT seq, receipt FROM requests WHERE receipt IS NOT NULL ORDER BY receipt DESC LIMIT ?",
+            (_MOST_RECEIPTS,),
+        )
+        return states, count, dict(places.fetchall())
 
 
-def _last_receipts(paths: StatePaths) -> tuple[int, list[dict[str, Any]]]:
-    """Return how many receipts there are, and what the last of them state, oldest first; not checked."""
+def _last_receipts(paths: StatePaths, places: Mapping[int, int]) -> dict[int, dict[str, Any]]:
+    """Return what the last receipts state, by their places, ascending; not checked.
+
+    Only the end of the log is read, however long it is.
+    """
     try:
-        with log_path(paths).open("rb") as log:
-            size = log.seek(0, 2)
-            log.seek(max(0, size - _TAIL_BYTES))
-            tail = log.read()
-            lines = tail.split(b"\n")[(size > _TAIL_BYTES) : -1][-_MOST_RECEIPTS:]
-            log.seek(0)
-            count = sum(block.count(b"\n") for block in iter(lambda: log.read(_TAIL_BYTES), b""))
+        with paths.receipt_log.open("rb") as log:
+            start = max(0, log.seek(0, 2) - _TAIL_BYTES)
+            log.seek(start)
+            lines = log.read().split(b"\n")[(start > 0) : -1]
     except FileNotFoundError:
-        return 0, []
-    return count, [_predicate(line) for line in lines]
-
-
-def _predicate(line: bytes) -> dict[str, Any]:
-    payload = base64.b64decode(msgspec.json.decode(line)["payload"])
-    predicate: dict[str, Any] = msgspec.json.decode(payload)["predicate"]
-    return predicate
-
-
-def _places(count: int, statements: Sequence[Any]) -> range:
-    return range(count - len(statements), count)
+        return {}
+    said = [predicate_of(line) for line in lines[-_MOST_RECEIPTS:] if not is_rotation(line)]
+    return {places[one["request"]["seq"]]: one for one in said if one["request"]["seq"] in places}
 
 
 def _waits(statements: Iterable[Mapping[str, Any]], step: str) -> list[float]:

@@ -4,7 +4,7 @@ Purging needs nobody's id: whatever the published version does not name goes. So
 every start, and is (as LevelDB does with obsolete files).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ import polars as pl
 
 from . import durable
 from .id_index import ids_series
-from .ledger import is_distinctive
+from .requests import is_distinctive
 from .state import StatePaths
 from .version import Manifest
 
@@ -71,7 +71,7 @@ def _entries(directory: Path) -> list[Path]:
 def scan_for_ids(paths: StatePaths, users: Iterable[str]) -> ScanResult:
     """Look for the ids of users who were just erased, while they are still known, in every file.
 
-    Ids that tell somebody apart (:func:`~.ledger.is_distinctive`) are looked for as bytes, in UTF-8 and
+    Ids that tell somebody apart (:func:`~.requests.is_distinctive`) are looked for as bytes, in UTF-8 and
     UTF-16, and as integers of 8 bytes; all ids are looked for among the decoded user ids. Parquet and Arrow,
     told by their first bytes, are decoded; the arrays of numbers, which hold no ids, are not read again.
 
@@ -80,22 +80,23 @@ def scan_for_ids(paths: StatePaths, users: Iterable[str]) -> ScanResult:
     users : canonical ids.
     """
     wanted = sorted(set(users))
+    needles = [text for text in wanted if is_distinctive(text)]
+    return search(paths, lambda path: _holds_one(path, wanted, needles))
+
+
+def search(paths: StatePaths, holds: Callable[[Path], bool]) -> ScanResult:
+    """Ask ``holds`` of every file under a state directory; one that vanishes meanwhile holds nothing."""
     found: list[str] = []
     count = size = 0
-    needles = [text for text in wanted if is_distinctive(text)]
-    for path in _every_file(paths):
+    for path in sorted(path for path in paths.root.rglob("*") if path.is_file()):
         try:
-            size += path.stat().st_size
+            length, hit = path.stat().st_size, holds(path)
         except FileNotFoundError:  # SQLite, say, has removed its log since it was listed
             continue
-        count += 1
-        if _holds_one(path, wanted, needles):
+        count, size = count + 1, size + length
+        if hit:
             found.append(str(path.relative_to(paths.root)))
     return ScanResult(count, size, found)
-
-
-def _every_file(paths: StatePaths) -> Iterator[Path]:
-    return (path for path in sorted(paths.root.rglob("*")) if path.is_file())
 
 
 def table_format(path: Path) -> str:

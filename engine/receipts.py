@@ -8,7 +8,6 @@ checkpoint. A bundle is verified offline, with the public key alone.
 import base64
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,6 +21,7 @@ from .signing import (
     ReceiptError,
     SigningKey,
     decode_base64,
+    encode_base64,
     open_note,
     public_pem,
     read_exactly,
@@ -72,7 +72,6 @@ class ReceiptLog:
         finish_rotation(paths)
         self._key = SigningKey.create(paths)
         self._origin = origin_of(self._key.public)
-        self._lines_path, self._checkpoint_path = log_path(paths), checkpoint_path(paths)
         self._tree = merkle.Frontier()
         self._drop_what_was_cut_off()
 
@@ -80,19 +79,19 @@ class ReceiptLog:
         """Cut the log back to its checkpoint: what is after it was never given out."""
         checkpoint = read_checkpoint(self._paths, self._key.public)
         size = 0 if checkpoint is None else checkpoint.size
-        content = self._lines_path.read_bytes() if self._lines_path.exists() else b""
+        content = self._paths.receipt_log.read_bytes() if self._paths.receipt_log.exists() else b""
         lines = content.split(b"\n")[:size]
         kept = sum(len(line) + 1 for line in lines)
         if len(lines) < size or kept > len(content):
-            raise ReceiptError(f"{self._lines_path} has {len(lines)} receipts, its checkpoint {size}")
+            raise ReceiptError(f"{self._paths.receipt_log} has {len(lines)} receipts, its checkpoint {size}")
         for line in lines:
             self._tree.add(merkle.leaf_hash(line))
         if checkpoint is not None:
             self._origin = checkpoint.origin
         if checkpoint is not None and self._tree.root() != checkpoint.root:
-            raise ReceiptError(f"{self._lines_path} is not what its checkpoint commits to")
+            raise ReceiptError(f"{self._paths.receipt_log} is not what its checkpoint commits to")
         if kept < len(content):
-            durable.truncate(self._lines_path, kept)
+            durable.truncate(self._paths.receipt_log, kept)
 
     @property
     def size(self) -> int:
@@ -122,11 +121,11 @@ class ReceiptLog:
     def _append(self, lines: Sequence[bytes], key: SigningKey) -> range:
         """Add lines to the log, and commit to them with a key."""
         start = self.size
-        durable.append(self._lines_path, b"".join(line + b"\n" for line in lines))
+        durable.append(self._paths.receipt_log, b"".join(line + b"\n" for line in lines))
         for line in lines:
             self._tree.add(merkle.leaf_hash(line))
         checkpoint = Checkpoint(self._origin, self.size, self._tree.root())
-        durable.replace(self._checkpoint_path, key.note(checkpoint), durable.SHARED)
+        durable.replace(self._paths.checkpoint, key.note(checkpoint), durable.SHARED)
         return range(start, self.size)
 
 
@@ -154,22 +153,12 @@ def not_noted(ledger: Ledger, log: ReceiptLog, paths: StatePaths) -> dict[int, d
     start = ledger.last_receipt() + 1
     if log.size <= start:
         return {}
-    lines = log_path(paths).read_bytes().split(b"\n")[start : log.size]
+    lines = paths.receipt_log.read_bytes().split(b"\n")[start : log.size]
     return {
-        place: request_of(_payload(line))
+        place: predicate_of(line)["request"]
         for place, line in enumerate(lines, start=start)
         if not is_rotation(line)
     }
-
-
-def log_path(paths: StatePaths) -> Path:
-    """Where the receipts are."""
-    return paths.receipts / "log.ndjson"
-
-
-def checkpoint_path(paths: StatePaths) -> Path:
-    """Where the signed checkpoint is."""
-    return paths.receipts / "checkpoint"
 
 
 def read_checkpoint(paths: StatePaths, public: Ed25519PublicKey) -> Checkpoint | None:
@@ -180,7 +169,7 @@ def read_checkpoint(paths: StatePaths, public: Ed25519PublicKey) -> Checkpoint |
     ReceiptError
         It is damaged, or missing beside a log that is not empty.
     """
-    path = checkpoint_path(paths)
+    path = paths.checkpoint
     try:
         return open_note(path.read_bytes(), public)
     except FileNotFoundError:
@@ -198,7 +187,7 @@ def log_name(paths: StatePaths) -> str:
         There is neither a checkpoint nor a key.
     """
     try:
-        origin, _, _ = checkpoint_path(paths).read_text(encoding="utf-8", errors="replace").partition("\n")
+        origin, _, _ = paths.checkpoint.read_text(encoding="utf-8", errors="replace").partition("\n")
     except FileNotFoundError:
         origin = origin_of(state_public_key(paths))
     return origin.rpartition("/")[2]
@@ -206,20 +195,16 @@ def log_name(paths: StatePaths) -> str:
 
 def read_lines(paths: StatePaths, size: int | None = None) -> list[bytes]:
     """Read the log's lines, the first ``size`` of them."""
-    path = log_path(paths)
+    path = paths.receipt_log
     lines: list[bytes] = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return lines if size is None else lines[:size]
 
 
-def _payload(line: bytes) -> bytes:
-    """Take the payload out of a line of our own log, unchecked."""
-    return base64.b64decode(msgspec.json.decode(line)["payload"])
-
-
-def request_of(payload: bytes) -> dict[str, Any]:
-    """Return the request of a statement."""
-    request: dict[str, Any] = msgspec.json.decode(payload)["predicate"]["request"]
-    return request
+def predicate_of(line: bytes) -> dict[str, Any]:
+    """Return what a line of our own log states, unchecked."""
+    payload = base64.b64decode(msgspec.json.decode(line)["payload"])
+    predicate: dict[str, Any] = msgspec.json.decode(payload)["predicate"]
+    return predicate
 
 
 def make_bundle(paths: StatePaths, index: int) -> bytes:
@@ -238,11 +223,11 @@ def make_bundle(paths: StatePaths, index: int) -> bytes:
         raise ReceiptError(f"there is no receipt {index}; there are {len(lines)}, counted from 0")
     leaves = [merkle.leaf_hash(line) for line in lines]
     bundle = Bundle(
-        leaf=base64.b64encode(lines[index]).decode(),
+        leaf=encode_base64(lines[index]),
         index=index,
-        proof=[base64.b64encode(node).decode() for node in merkle.inclusion_proof(leaves, index)],
-        checkpoint=checkpoint_path(paths).read_text(encoding="utf-8"),
-        rotations=[base64.b64encode(line).decode() for line in lines if is_rotation(line)],
+        proof=[encode_base64(node) for node in merkle.inclusion_proof(leaves, index)],
+        checkpoint=paths.checkpoint.read_text(encoding="utf-8"),
+        rotations=[encode_base64(line) for line in lines if is_rotation(line)],
     )
     content = msgspec.json.encode(bundle)
     verify_bundle(content, public)
@@ -259,7 +244,7 @@ def find_receipt(paths: StatePaths, receipt: str) -> int:
     """
     lines = read_lines(paths)
     for index, line in enumerate(lines):
-        if not is_rotation(line) and request_of(_payload(line))["id"] == receipt:
+        if not is_rotation(line) and predicate_of(line)["request"]["id"] == receipt:
             return index
     if receipt.isascii() and receipt.isdecimal() and int(receipt) < len(lines):
         return int(receipt)
@@ -279,7 +264,7 @@ def verify_bundle(content: bytes, public: Ed25519PublicKey | KeyRing) -> dict[st
         Whatever is wrong with it; no other exception is raised, whatever ``content`` is.
     """
     bundle: Bundle = read_exactly(content.rstrip(b"\n"), Bundle, "the bundle")
-    ring = _ring(public).extended(decode_base64(line) for line in bundle.rotations)
+    ring = KeyRing.of(public).extended(decode_base64(line) for line in bundle.rotations)
     checkpoint = ring.open_checkpoint(bundle.checkpoint.encode())
     line = decode_base64(bundle.leaf)
     proof = [decode_base64(node) for node in bundle.proof]
@@ -297,13 +282,9 @@ def open_receipt(line: bytes, public: Ed25519PublicKey | KeyRing, index: int | N
     ReceiptError
         As :func:`verify_bundle`.
     """
-    payload = _ring(public).open_envelope(line, PAYLOAD_TYPE, index)
+    payload = KeyRing.of(public).open_envelope(line, PAYLOAD_TYPE, index)
     said: dict[str, Any] = read_exactly(payload, dict[str, Any], "the statement")
     return said
-
-
-def _ring(public: Ed25519PublicKey | KeyRing) -> KeyRing:
-    return public if isinstance(public, KeyRing) else KeyRing([public])
 
 
 def state_ring(paths: StatePaths) -> KeyRing:
@@ -345,7 +326,7 @@ def check_log(paths: StatePaths, ledger: Ledger) -> tuple[int, int, list[str]]:
     """
     lines = read_lines(paths)
     done = ledger.done_count()
-    if not lines and not done and not checkpoint_path(paths).exists():
+    if not lines and not done and not paths.checkpoint.exists():
         return 0, 0, []
     problems: list[str] = []
     try:

@@ -25,6 +25,10 @@ class ReceiptError(ValueError):
     """A receipt, checkpoint or key does not check out; the one exception that verifying lets out."""
 
 
+class AnotherKeyError(ReceiptError):
+    """It is signed, but not by the key that it was held against: another one may fit."""
+
+
 class Signature(msgspec.Struct, frozen=True):
     """A DSSE signature: key id and base64."""
 
@@ -67,7 +71,7 @@ class SigningKey:
         if not paths.receipt_key.exists():
             if paths.receipt_public_key.exists():
                 raise ReceiptError(f"{paths.receipt_key} is missing; restore it from a backup")
-            durable.make_directory(paths.keys, mode=0o700)
+            durable.make_directory(paths.keys)
             cls.generate(paths.receipt_key)
         key = cls.load(paths.receipt_key)
         if not paths.receipt_public_key.exists():
@@ -82,7 +86,7 @@ class SigningKey:
         pem = Ed25519PrivateKey.generate().private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        durable.replace(path, pem, mode=durable.PRIVATE)
+        durable.replace(path, pem)
         return cls.load(path)
 
     @classmethod
@@ -171,7 +175,7 @@ def open_envelope(content: bytes, payload_type: str, public: Ed25519PublicKey) -
         raise ReceiptError("the envelope is of another type")
     payload = decode_base64(envelope.payload)
     if envelope.signatures[0].keyid != key_id(public):
-        raise ReceiptError("the envelope is signed by another key")
+        raise AnotherKeyError("the envelope is signed by another key")
     _check(public, envelope.signatures[0].sig, pre_authentication(payload_type, payload))
     return payload
 
@@ -194,7 +198,7 @@ def open_note(content: bytes, public: Ed25519PublicKey) -> Checkpoint:
         raise ReceiptError("the checkpoint is not a signed note")
     raw, text = decode_base64(signature), _note_text(checkpoint)
     if raw[:4] != _note_key_id(origin, public) or not content.startswith(text + b"\n"):
-        raise ReceiptError("the checkpoint is signed by another key")
+        raise AnotherKeyError("the checkpoint is signed by another key")
     _check(public, encode_base64(raw[4:]), text)
     return checkpoint
 

@@ -4,8 +4,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,6 +12,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from ..models.base import ForgettableModel, Interactions
+from .closable import Closable
 from .fence import Fence
 from .fold_in import fold_in, liked_row, support
 from .id_index import IdIndex
@@ -316,7 +316,7 @@ def _load_version(
     return Snapshot(manifest, read_models(directory, manifest, mapped=mapped), users, items, fence)
 
 
-class SnapshotReader:
+class SnapshotReader(Closable):
     """Follows the published version of a state directory, in any process, without ever making a caller wait.
 
     A background thread loads a new version beside the one in use, checks it, and swaps one attribute.
@@ -385,17 +385,6 @@ class SnapshotReader:
             self._snapshot = snapshot
             self.swaps += 1
         self._seen, self.error = seen, None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _load(paths: StatePaths, fence: Fence) -> Snapshot:

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import tomli_w
 
 from . import durable
+from .closable import Closable
 
 LAYOUT = 1
 """Version of the directory's layout; another one is refused, never guessed at."""
@@ -74,6 +74,16 @@ class StatePaths:
     def receipts(self) -> Path:
         """The log of signed erasure receipts."""
         return self.root / "receipts"
+
+    @property
+    def receipt_log(self) -> Path:
+        """Its lines: a signed receipt, or a rotation of the key, each."""
+        return self.receipts / "log.ndjson"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Its signed size and root."""
+        return self.receipts / "checkpoint"
 
     @property
     def keys(self) -> Path:
@@ -194,7 +204,7 @@ def read_config(paths: StatePaths) -> Config:
     return Config(document.get("models", {}), document.get("options", {}), tables)
 
 
-class WriterLock:
+class WriterLock(Closable):
     """The right to write to a state directory; held by one process at a time, given back on close.
 
     Examples
@@ -253,14 +263,3 @@ class WriterLock:
         self._file.truncate(0)
         self._file.seek(0)
         self._file.write(json.dumps(holder).encode())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -14,10 +14,11 @@ import polars as pl
 
 from .fence import FenceKey
 from .interactions import read_store
-from .ledger import Ledger, LedgerError, is_distinctive
-from .purge import UNREADABLE, ScanResult, obsolete_files, table_format
+from .ledger import Ledger, LedgerError
+from .purge import UNREADABLE, ScanResult, obsolete_files, search, table_format
 from .rebuild import Rebuilt, rebuild_models
 from .receipts import check_log
+from .requests import is_distinctive
 from .state import StatePaths, read_config
 from .version import (
     Manifest,
@@ -182,23 +183,15 @@ def scan_for_erased(paths: StatePaths, erased: Erased, ledger_texts: Iterable[st
     Parquet and Arrow are decoded; other files are searched for words, in UTF-8 and UTF-16. Short numbers
     are looked for only where ids are: in text they are everywhere.
     """
-    found: list[str] = []
-    files = size = 0
-    for path in sorted(path for path in paths.root.rglob("*") if path.is_file()):
-        try:
-            size += path.stat().st_size
-        except FileNotFoundError:  # SQLite, say, has removed its log since it was listed
-            continue
-        files += 1
+
+    def holds(path: Path) -> bool:
         try:
             hit = _holds_erased(path, erased)
         except UNREADABLE:
-            hit = erased.has_user(_words(path))  # not what its ending says: then it is searched as text
-        if path == paths.ledger:
-            hit = hit or erased.has_user(ledger_texts)
-        if hit:
-            found.append(str(path.relative_to(paths.root)))
-    return ScanResult(files, size, found)
+            hit = erased.has_user(_words(path))  # not what its first bytes say: then it is searched as text
+        return hit or (path == paths.ledger and erased.has_user(ledger_texts))
+
+    return search(paths, holds)
 
 
 def _holds_erased(path: Path, erased: Erased) -> bool:

@@ -1,7 +1,7 @@
 """The receipt log as a witness: whether the ledger beside it, or the log itself, is an older copy."""
 
 from .ledger import Ledger, LedgerError
-from .receipts import ReceiptLog, log_path, not_noted
+from .receipts import ReceiptLog, not_noted
 from .signing import ReceiptError
 from .state import StatePaths
 
@@ -23,13 +23,13 @@ def check_against_ledger(paths: StatePaths, ledger: Ledger, log: ReceiptLog) -> 
     noted = ledger.last_receipt()
     if log.size <= noted:
         raise ReceiptError(
-            f"{log_path(paths)} ends before receipt {noted}, which the ledger knows: it is an older copy"
+            f"{paths.receipt_log} ends before receipt {noted}, which the ledger knows: it is an older copy"
         )
     waiting = {request.seq: request.subject.hex() for request in ledger.without_receipt()}
     for place, request in not_noted(ledger, log, paths).items():
         if waiting.get(request["seq"]) != request["subject_hash"]:
             raise LedgerError(
-                f"{paths.ledger} is older than {log_path(paths)}: it does not know the request of receipt "
+                f"{paths.ledger} is older than {paths.receipt_log}: it does not know the request of receipt "
                 f"{place}, so it would let in again who was erased since; restore the ledger that belongs to "
                 "it, or fit a new state directory and send all deletions again"
             )

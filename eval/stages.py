@@ -3,16 +3,16 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from ..engine.closable import Closable
 from .format import seconds
 
 
-class Stages:
+class Stages(Closable):
     """Draws stages on a console.
 
     Examples
@@ -55,10 +55,6 @@ class Stages:
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Leave the bars as they are."""
         self._progress.stop()

@@ -87,7 +87,7 @@ class LetterFiles:
 
     def put(self, record: Record, reason: str) -> None:
         """Keep a record, durably; the same one again takes the place of the first."""
-        durable.make_directory(self._directory, mode=0o700)
+        durable.make_directory(self._directory)
         parts = [record.key, *record.headers.values(), record.value]
         head = _Head(
             record.partition,
@@ -101,7 +101,7 @@ class LetterFiles:
             record.damage,
         )
         content = msgspec.json.encode(head) + b"\n" + b"\n".join(part or b"" for part in parts)
-        durable.replace(self._path(record.partition, record.offset), content, mode=0o600)
+        durable.replace(self._path(record.partition, record.offset), content)
 
     def letters(self) -> Iterator[Letter]:
         """Yield the letters in the order of their coordinates.

@@ -3,18 +3,19 @@
 import json
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
+from ..engine.closable import Closable
+
 Problems = Callable[[], Sequence[str]]
 """Returns why the worker is not ready, a line each; empty if it is."""
 
 
-class HealthServer:
+class HealthServer(Closable):
     """Serves until it is closed, on a thread of its own.
 
     Parameters
@@ -43,17 +44,6 @@ class HealthServer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Silent(WSGIRequestHandler):

@@ -14,10 +14,10 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, errors
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
-from kafka.structs import OffsetAndMetadata, TopicPartition
+from kafka.structs import OffsetAndMetadata
 
 from .kafka_connection import KafkaConnection, connect
-from .kafka_damage import damaged_records
+from .kafka_damage import damaged_records, partition_name
 from .kafka_letters import KafkaLetters
 from .source import Record, SourceError
 
@@ -162,13 +162,16 @@ class KafkaSource:
         """
         self._positions.update({_number(name): offset for name, offset in positions.items()})
         if self._consumer is not None and positions:
-            self._consumer.commit_async(self._held(map(_number, positions)), callback=_committed)
+            offsets = self._held(self._consumer, map(_number, positions))
+            self._consumer.commit_async(offsets, callback=_committed)
 
-    def _held(self, numbers: Iterable[int]) -> dict[Any, Any]:
-        assigned = self._consumer.assignment()
-        held = [TopicPartition(self._topic, number) for number in numbers if number in self._positions]
+    def _held(self, consumer: Any, numbers: Iterable[int]) -> dict[Any, Any]:
+        """Return the offsets of those of the partitions that ``consumer`` has: partition -> next offset."""
+        chosen = set(numbers) & self._positions.keys()
         return {
-            one: OffsetAndMetadata(self._positions[one.partition], "", -1) for one in held if one in assigned
+            one: OffsetAndMetadata(self._positions[one.partition], "", -1)
+            for one in consumer.assignment()
+            if one.partition in chosen
         }
 
     def dead_letter(self, record: Record, reason: str) -> None:
@@ -188,7 +191,7 @@ class KafkaSource:
         for one in self._consumer.assignment():
             end, position = self._consumer.highwater(one), self._positions.get(one.partition)
             if end is not None:
-                found[_name(one)] = max(0, end - (position or 0))
+                found[partition_name(one)] = max(0, end - (position or 0))
         return found
 
     def close(self) -> None:
@@ -231,9 +234,7 @@ class KafkaSource:
         if consumer is None:
             return
         try:
-            assigned = [one for one in consumer.assignment() if one.partition in self._positions]
-            offsets = {one: OffsetAndMetadata(self._positions[one.partition], "", -1) for one in assigned}
-            if offsets:
+            if offsets := self._held(consumer, self._positions):
                 consumer.commit(offsets, timeout_ms=_CLOSE_MS)
         except errors.KafkaError as error:
             _log.warning("the group's offsets stay behind the ledger's: %s", type(error).__name__)
@@ -301,9 +302,9 @@ class KafkaSource:
         if offset > start:
             self._read_from_start([partition])
             return
-        lost = range(offset, start)
+        lost, name = range(offset, start), partition_name(partition)
         what = (
-            f"{_name(partition)}: {len(lost):,} records, offsets {offset} to {start - 1}, were {LOST}; "
+            f"{name}: {len(lost):,} records, offsets {offset} to {start - 1}, were {LOST}; "
             "deletions among them are not carried out"
         )
         if self._settings.on_lost != "continue":
@@ -312,14 +313,14 @@ class KafkaSource:
                 "which counts each as a dead letter"
             )
         _log.error("%s", what)
-        self._aside = chain(self._aside, _without_bytes(_name(partition), lost, LOST))
+        self._aside = chain(self._aside, _without_bytes(name, lost, LOST))
         self._positions[partition.partition] = start
         self._consumer.seek(partition, start)
 
     def _read_from_start(self, partitions: Iterable[Any]) -> None:
         """Read all of a log that an unclean election cut back; repetitions are told by their ids."""
         for partition in partitions:
-            _log.error("%s was cut back by its brokers: reading all of it again", _name(partition))
+            _log.error("%s was cut back by its brokers: reading all of it again", partition_name(partition))
             self._positions.pop(partition.partition, None)
             self._consumer.seek_to_beginning(partition)
 
@@ -333,7 +334,7 @@ class KafkaSource:
         for partition, position in places.items():
             found = damaged_records(self._settings.connection, SAFE_OPTIONS, partition, position)
             if found:
-                _log.error("%s %d: %d records are damaged", _name(partition), position, len(found))
+                _log.error("%s %d: %d records are damaged", partition_name(partition), position, len(found))
                 self._aside = chain(self._aside, found)
                 self._positions[partition.partition] = found[-1].offset + 1
         _log.warning("reading %s again: %s", self._topic, type(error).__name__)
@@ -395,16 +396,13 @@ def _describe(settings: KafkaSettings) -> tuple[str, str, int]:
 
 def _record(message: Any) -> Record:
     headers = {name: value or b"" for name, value in message.headers}
-    name = f"{message.topic}-{message.partition}"
-    return Record(name, message.offset, message.value, message.key, headers, message.timestamp)
+    return Record(
+        partition_name(message), message.offset, message.value, message.key, headers, message.timestamp
+    )
 
 
 def _without_bytes(name: str, offsets: range, damage: str) -> Iterator[Record]:
     return (Record(name, offset, None, damage=damage) for offset in offsets)
-
-
-def _name(partition: Any) -> str:
-    return f"{partition.topic}-{partition.partition}"
 
 
 def _number(name: str) -> int:

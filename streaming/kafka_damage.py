@@ -38,8 +38,13 @@ def damaged_records(
     if position == first:
         return []
     found = _unchecked(connection, safe_options, partition, first, position)
-    name = f"{partition.topic}-{partition.partition}"
+    name = partition_name(partition)
     return [found.get(at, Record(name, at, None, damage=DAMAGED)) for at in range(first, position)]
+
+
+def partition_name(one: Any) -> str:
+    """Name the partition that a message, or kafka-python's own partition, is of."""
+    return f"{one.topic}-{one.partition}"
 
 
 def _is_readable(consumer: Any, partition: Any, position: int) -> bool:
@@ -62,9 +67,8 @@ def _unchecked(
         consumer.seek(partition, first)
         for message in consumer.poll(timeout_ms=_READ_MS, max_records=end - first).get(partition, ()):
             if message.offset < end:
-                name = f"{partition.topic}-{partition.partition}"
                 found[message.offset] = Record(
-                    name, message.offset, message.value, message.key,
+                    partition_name(message), message.offset, message.value, message.key,
                     timestamp_ms=message.timestamp, damage=DAMAGED,
                 )  # fmt: skip
     except Exception:  # noqa: BLE001  the batch does not decode: there are no bytes to keep

@@ -132,7 +132,7 @@ class Outbox:
         start, count = self._receipts_waiting(at)
         if count:
             lines = read_lines(self._paths, start + min(count, _RECEIPTS_AT_ONCE))[start:]
-            state = state_id(self._paths)
+            state = log_name(self._paths)
             found += [
                 (Message(RECEIPTS, f"{state}/{index}".encode(), line), (RECEIPTS, index + 1))
                 for index, line in enumerate(lines, start)
@@ -155,8 +155,9 @@ class Outbox:
 
     def _announcement(self, number: int, digest: str) -> tuple[int, Message]:
         manifest = read_manifest(self._paths, number, digest)
-        said = announcement(manifest, digest, state_id(self._paths), self._location)
-        return number, Message(VERSIONS, state_id(self._paths).encode(), msgspec.json.encode(said))
+        state = log_name(self._paths)
+        said = announcement(manifest, digest, state, self._location)
+        return number, Message(VERSIONS, state.encode(), msgspec.json.encode(said))
 
 
 def announcement(
@@ -178,8 +179,3 @@ def announcement(
         "counts": msgspec.to_builtins(manifest.counts),
         "models": {name: msgspec.to_builtins(model.proof) for name, model in manifest.models.items()},
     }
-
-
-def state_id(paths: StatePaths) -> str:
-    """Name a state for others, 16 hexadecimal digits: the name of its receipt log."""
-    return log_name(paths)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..engine.deadline import due_seconds
 from ..engine.engine import Engine
 from ..engine.fence import FenceKey
 from ..engine.ledger import DeadLetter, Ledger, Pending, Received
@@ -47,7 +48,7 @@ class Batching:
 
     size: int = 100_000
     age: float = 0.0
-    due: float = 30 * 86_400.0
+    due: float = due_seconds({})
 
     def seconds_left(self, count: int, waited: float) -> float:
         """Return for how long a batch of ``count`` stays open when the oldest has ``waited`` seconds."""

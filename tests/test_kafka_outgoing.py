@@ -9,13 +9,13 @@ import pytest
 from recunlearn.engine.fence import FenceKey
 from recunlearn.engine.fitting import fit
 from recunlearn.engine.ledger import Ledger
-from recunlearn.engine.receipts import open_receipt, state_public_key
+from recunlearn.engine.receipts import log_name, open_receipt, state_public_key
 from recunlearn.engine.snapshot import load_snapshot
 from recunlearn.engine.state import StatePaths
 from recunlearn.engine.version import read_current
 from recunlearn.streaming.kafka_connection import KafkaConnection
 from recunlearn.streaming.kafka_sink import KafkaSink
-from recunlearn.streaming.outbox import RECEIPTS, VERSIONS, Outbox, state_id
+from recunlearn.streaming.outbox import RECEIPTS, VERSIONS, Outbox
 
 from .popularity import interactions
 from .test_cli import invoke
@@ -54,10 +54,10 @@ def test_what_is_erased_is_announced_and_its_receipt_sent(state, kafka):
     announced = everything_in(servers, f"{state.parent.name}-versions")
     newest = json.loads(announced[-1].value)
     assert (newest["version"], newest["manifest_sha256"]) == read_current(paths)
-    assert {message.key for message in announced} == {state_id(paths).encode()}
+    assert {message.key for message in announced} == {log_name(paths).encode()}
     assert dict(announced[-1].headers)["content-type"] == b"application/json"
     (receipt,) = everything_in(servers, f"{state.parent.name}-receipts")
-    assert receipt.key == f"{state_id(paths)}/0".encode()
+    assert receipt.key == f"{log_name(paths)}/0".encode()
     assert open_receipt(receipt.value, state_public_key(paths))["predicate"]["request"]["id"] == "e-1"
     run(state, servers)
     assert len(everything_in(servers, f"{state.parent.name}-receipts")) == 1

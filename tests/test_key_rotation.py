@@ -18,11 +18,10 @@ from recunlearn.engine.fence import FenceKey
 from recunlearn.engine.fitting import fit
 from recunlearn.engine.key_ring import KeyRing, is_rotation, rotation_line
 from recunlearn.engine.ledger import Ledger, Received
+from recunlearn.engine.overview import overview
 from recunlearn.engine.receipts import (
     ReceiptLog,
     check_log,
-    checkpoint_path,
-    log_path,
     make_bundle,
     read_lines,
     state_public_key,
@@ -60,7 +59,7 @@ def rotated(tmp_path_factory):
     for user in (1, 2, 3):
         erase(state, f"user-{user}", f"nobody-{user}")
         index = len(read_lines(paths)) - 1
-        kept = checkpoint_path(paths).read_bytes()
+        kept = paths.checkpoint.read_bytes()
         handed_out.append((index, state_public_key(paths), make_bundle(paths, index), kept))
         if user < 3:
             ReceiptLog(paths).rotate_key()
@@ -115,7 +114,7 @@ def test_a_key_that_was_given_up_signs_nothing_later(tmp_path):
     log._key = old
     log._append([old.envelope(b"{}", "application/vnd.recunlearn.erasure-receipt.v1+json")], old)
     with pytest.raises(ReceiptError, match="not valid for a log of its size"):
-        KeyRing([newest], rotations).open_checkpoint(checkpoint_path(paths).read_bytes())
+        KeyRing([newest], rotations).open_checkpoint(paths.checkpoint.read_bytes())
     with pytest.raises(ReceiptError, match="not valid at its place"):
         KeyRing([newest], rotations).open_envelope(
             read_lines(paths)[2], "application/vnd.recunlearn.erasure-receipt.v1+json", 2
@@ -232,15 +231,15 @@ def test_an_operator_who_rewrites_the_log_is_found_out(tmp_path):
     fit(tmp_path / "state", interactions(ROWS), {"popularity": {}})
     paths = StatePaths(tmp_path / "state")
     erase(paths.root, "user-1", "user-2")
-    kept, lines = checkpoint_path(paths).read_bytes(), read_lines(paths)
+    kept, lines = paths.checkpoint.read_bytes(), read_lines(paths)
     log = ReceiptLog(paths)
     log._tree = merkle.Frontier()
-    log_path(paths).write_bytes(b"")
+    paths.receipt_log.write_bytes(b"")
     log._append([lines[1], lines[0], lines[0]], log._key)
     with pytest.raises(ReceiptError, match="altered or removed"):
         make_consistency(paths, kept)
-    checkpoint_path(paths).write_bytes(kept)
-    log_path(paths).write_bytes(lines[0] + b"\n")
+    paths.checkpoint.write_bytes(kept)
+    paths.receipt_log.write_bytes(lines[0] + b"\n")
     with pytest.raises(ReceiptError, match="the log has 1 entries, at the older checkpoint it had 2"):
         make_consistency(paths, kept)
 
@@ -274,3 +273,17 @@ def test_the_commands_rotate_hand_out_and_check(rotated, tmp_path):
     invoke("show", "2", "--state", state, rc=1)  # a rotation is no receipt
     with Engine.open(state):
         assert runner.invoke(cli.app, ["receipts", "rotate-key", "--state", str(state)]).exit_code != 0
+
+
+def test_the_operators_page_shows_receipts_of_every_key_at_their_places(rotated):
+    """Rotations are entries of the log and no receipts: those around them keep their places."""
+    paths, _ = rotated
+    shown = overview(paths)
+    lines = read_lines(paths)
+    places = [index for index, line in enumerate(lines) if not is_rotation(line)]
+    assert len(places) < len(lines)
+    assert [one["index"] for one in shown["receipts"]] == places[::-1]
+    assert shown["receipts_count"] == len(places)
+    for one in shown["receipts"]:
+        said = verify_bundle(make_bundle(paths, one["index"]), state_public_key(paths))
+        assert said["predicate"]["request"]["id"] == one["id"]

@@ -8,12 +8,12 @@ from recunlearn.engine.engine import Engine
 from recunlearn.engine.fence import FenceKey
 from recunlearn.engine.fitting import fit
 from recunlearn.engine.ledger import Ledger
-from recunlearn.engine.receipts import open_receipt, state_public_key
+from recunlearn.engine.receipts import log_name, open_receipt, state_public_key
 from recunlearn.engine.state import StatePaths
 from recunlearn.engine.version import read_current
 from recunlearn.streaming.announcer import Announcer
 from recunlearn.streaming.journal import Journal, append
-from recunlearn.streaming.outbox import RECEIPTS, VERSIONS, FileSink, Outbox, state_id
+from recunlearn.streaming.outbox import RECEIPTS, VERSIONS, FileSink, Outbox
 from recunlearn.streaming.worker import Worker
 
 from .popularity import interactions
@@ -95,11 +95,11 @@ def test_a_new_version_and_its_receipts_go_out_once(state):
     assert (second["version"], second["manifest_sha256"]) == (number, digest) == (2, digest)
     assert second["parent_sha256"] == first["manifest_sha256"]
     assert second["counts"] == {"users": 6, "items": 5, "interactions": second["counts"]["interactions"]}
-    assert (second["location"], second["state"]) == ("http://host:8080", state_id(paths))
+    assert (second["location"], second["state"]) == ("http://host:8080", log_name(paths))
     assert second["models"]["popularity"]["exact"] is True
     said = [open_receipt(one.value, state_public_key(paths)) for one in broker.on(RECEIPTS)]
     assert [one["predicate"]["request"]["id"] for one in said] == ["e-1", "e-2"]
-    assert [one.key for one in broker.on(RECEIPTS)] == [f"{state_id(paths)}/{k}".encode() for k in (0, 1)]
+    assert [one.key for one in broker.on(RECEIPTS)] == [f"{log_name(paths)}/{k}".encode() for k in (0, 1)]
 
 
 def test_only_the_newest_version_is_announced(state):
@@ -109,7 +109,7 @@ def test_only_the_newest_version_is_announced(state):
         erase(state, user)
     assert send_new(state, broker) == 4
     assert [json.loads(one.value)["version"] for one in broker.on(VERSIONS)] == [4]
-    assert broker.on(VERSIONS)[0].key == state_id(StatePaths(state)).encode()
+    assert broker.on(VERSIONS)[0].key == log_name(StatePaths(state)).encode()
 
 
 def test_a_crash_between_sending_and_noting_repeats_the_same_messages(state):

@@ -20,9 +20,7 @@ from recunlearn.engine.ledger import Ledger, Received
 from recunlearn.engine.receipts import (
     ReceiptLog,
     check_log,
-    checkpoint_path,
     find_receipt,
-    log_path,
     make_bundle,
     open_receipt,
     read_lines,
@@ -93,7 +91,7 @@ def test_an_envelope_checks_out_by_the_book(paths):
     signed = b" ".join([b"DSSEv1", str(len(kind)).encode(), kind, str(len(payload)).encode(), payload])
     key.verify(base64.b64decode(envelope["signatures"][0]["sig"]), signed)
     assert envelope["signatures"][0]["keyid"] == hashlib.sha256(raw).hexdigest()
-    text, _, signature = checkpoint_path(paths).read_text().partition("\n\n")
+    text, _, signature = paths.checkpoint.read_text().partition("\n\n")
     dash, name, encoded = signature.rstrip("\n").split(" ")
     decoded = base64.b64decode(encoded)
     key.verify(decoded[4:], text.encode() + b"\n")
@@ -231,7 +229,7 @@ def test_fsck_finds_every_damage(paths, tmp_path):
     }
     for name, content in damages.items():
         copy = copy_of(paths, tmp_path / name)
-        log_path(copy).write_bytes(content)
+        copy.receipt_log.write_bytes(content)
         _, valid, problems = fsck(copy)
         assert problems, name
         assert valid <= 5
@@ -244,7 +242,7 @@ def test_fsck_finds_every_damage(paths, tmp_path):
 def test_a_log_that_was_cut_off_goes_on_from_its_checkpoint(paths, tmp_path):
     """Lines after the checkpoint were never given out: they are dropped, and the log stays sound."""
     copy = copy_of(paths, tmp_path / "copy")
-    with log_path(copy).open("ab") as file:
+    with copy.receipt_log.open("ab") as file:
         file.write(b'{"half a rec')
     with Engine.open(copy.root) as engine:
         engine.ledger.record([Received(AccountDeletion("e-6", "user-5"))])
@@ -255,13 +253,13 @@ def test_a_log_that_was_cut_off_goes_on_from_its_checkpoint(paths, tmp_path):
 def test_a_damaged_log_does_not_hold_up_an_erasure(paths, tmp_path, caplog):
     """Erasing goes on without receipts, loudly; once the log is restored they are given."""
     copy = copy_of(paths, tmp_path / "copy")
-    sound = log_path(copy).read_bytes()
-    log_path(copy).write_bytes(sound[:100])
+    sound = copy.receipt_log.read_bytes()
+    copy.receipt_log.write_bytes(sound[:100])
     with Engine.open(copy.root) as engine:
         engine.ledger.record([Received(AccountDeletion("e-6", "user-5"))])
         assert engine.apply(engine.ledger.pending()).erased == 1
     assert "receipts wait until the log is restored" in caplog.text
-    log_path(copy).write_bytes(sound)
+    copy.receipt_log.write_bytes(sound)
     Engine.open(copy.root).close()
     assert fsck(copy) == (6, 6, [])
 
