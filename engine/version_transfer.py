@@ -8,16 +8,12 @@ ledger that remembers which versions must not come back. It has no interactions,
 """
 
 import hashlib
-import http.client
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Protocol, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -42,12 +38,8 @@ _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 60
 
 
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-
-
-Open: TypeAlias = Callable[[int, str], AbstractContextManager[_Readable]]
-"""(version, file) -> its bytes, to be read to the end."""
+Fetch: TypeAlias = Callable[[int, str], Iterator[bytes]]
+"""(version, file) -> its bytes, piece by piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +118,12 @@ def _publish(
     purge(paths, manifest)
 
 
-def _fetch_manifest(fetch: Open, version: int, manifest_sha256: str) -> bytes:
-    with fetch(version, MANIFEST) as stream:
-        content = stream.read(_MANIFEST_BYTES)
+def _fetch_manifest(fetch: Fetch, version: int, manifest_sha256: str) -> bytes:
+    content = b""
+    for piece in fetch(version, MANIFEST):
+        content += piece
+        if len(content) > _MANIFEST_BYTES:
+            break
     if hashlib.sha256(content).hexdigest() != manifest_sha256:
         raise VersionError(f"the manifest of version {version} is not the one that was announced")
     return content
@@ -151,7 +146,7 @@ def _check_manifest(content: bytes, version: int) -> Manifest:
     return manifest
 
 
-def _fetch_files(fetch: Open, directory: Path, manifest: Manifest) -> tuple[int, int]:
+def _fetch_files(fetch: Fetch, directory: Path, manifest: Manifest) -> tuple[int, int]:
     """Fetch what is not there yet; returns how many files, and bytes."""
     durable.make_directory(directory)
     files = size = 0
@@ -169,13 +164,14 @@ def _fetch_files(fetch: Open, directory: Path, manifest: Manifest) -> tuple[int,
     return files, size
 
 
-def _copy(fetch: Open, manifest: Manifest, name: str, record: FileRecord, file: BinaryIO) -> None:
+def _copy(fetch: Fetch, manifest: Manifest, name: str, record: FileRecord, file: BinaryIO) -> None:
     digest, size = hashlib.sha256(), 0
-    with fetch(manifest.version, name) as stream:
-        while size <= record.size and (chunk := stream.read(_CHUNK)):
-            digest.update(chunk)
-            size += len(chunk)
-            file.write(chunk)
+    for piece in fetch(manifest.version, name):
+        digest.update(piece)
+        size += len(piece)
+        file.write(piece)
+        if size > record.size:
+            break
     if (digest.hexdigest(), size) != (record.sha256, record.size):
         raise VersionError(
             f"{name} of version {manifest.version} is not what its manifest says: it was altered or cut "
@@ -183,31 +179,41 @@ def _copy(fetch: Open, manifest: Manifest, name: str, record: FileRecord, file: 
         )
 
 
-def _from_directory(root: Path) -> Open:
+def _from_directory(root: Path) -> Fetch:
     paths = StatePaths(root)
 
-    def fetch(version: int, name: str) -> AbstractContextManager[_Readable]:
-        return (paths.version(version) / name).open("rb")
+    def fetch(version: int, name: str) -> Iterator[bytes]:
+        with (paths.version(version) / name).open("rb") as file:
+            while piece := file.read(_CHUNK):
+                yield piece
 
     return fetch
 
 
-def _from_url(location: str, token: str | None) -> Open:
-    if urllib.parse.urlsplit(location).scheme not in {"http", "https"}:
-        raise VersionError(f"{location} is neither an http nor an https URL, nor a state directory")
-    opener = urllib.request.build_opener(_NoRedirect)
+def _from_url(location: str, token: str | None) -> Fetch:
+    import requests
 
-    def fetch(version: int, name: str) -> AbstractContextManager[_Readable]:
-        url = f"{location.rstrip('/')}/v1/versions/{version}/{urllib.parse.quote(name)}"
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        request = urllib.request.Request(url, headers=headers)  # noqa: S310  its scheme was looked at
+    if urlsplit(location).scheme not in {"http", "https"}:
+        raise VersionError(f"{location} is neither an http nor an https URL, nor a state directory")
+
+    def authorised(request: Any) -> Any:  # and nothing out of a .netrc
+        if token:
+            request.headers["Authorization"] = f"Bearer {token}"
+        return request
+
+    def fetch(version: int, name: str) -> Iterator[bytes]:
+        url = f"{location.rstrip('/')}/v1/versions/{version}/{quote(name)}"
         try:
-            response = opener.open(request, timeout=_TIMEOUT_SECONDS)
-        except urllib.error.HTTPError as error:
-            raise OSError(f"{url} answers {error.code}: {_HINTS.get(error.code, error.reason)}") from None
-        except (urllib.error.URLError, http.client.HTTPException) as error:
-            raise OSError(f"{url} cannot be fetched: {getattr(error, 'reason', error)}") from None
-        return closing(_Body(response))
+            # Redirects are not followed: the token is for this server.
+            with requests.get(
+                url, auth=authorised, stream=True, timeout=_TIMEOUT_SECONDS, allow_redirects=False
+            ) as answer:
+                if answer.status_code != requests.codes.ok:
+                    hint = _HINTS.get(answer.status_code, answer.reason)
+                    raise OSError(f"{url} answers {answer.status_code}: {hint}")
+                yield from answer.iter_content(_CHUNK)
+        except requests.RequestException as error:
+            raise OSError(f"{url} cannot be fetched: {type(error).__name__}") from None
 
     return fetch
 
@@ -216,30 +222,6 @@ _HINTS: Mapping[int, str] = {
     401: "it wants a token",
     404: "that version is not there any more, or versions are not offered; look for a newer announcement",
 }
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(
-        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        """Follow nobody elsewhere: the token is for this server."""
-        return None
-
-
-class _Body:
-    """A response whose end before its time is an OSError."""
-
-    def __init__(self, response: http.client.HTTPResponse) -> None:
-        self._response = response
-
-    def read(self, size: int) -> bytes:
-        try:
-            return self._response.read(size)
-        except http.client.HTTPException as error:
-            raise OSError(f"the connection broke: {type(error).__name__}") from None
-
-    def close(self) -> None:
-        self._response.close()
 
 
 def offered_file(paths: StatePaths, version: int, name: str) -> Path:
