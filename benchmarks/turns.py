@@ -1,7 +1,5 @@
 """What the benchmarks share: times taken in turns with a peer's, the data, the peer, the machine."""
 
-import ctypes
-import gc
 import json
 import platform
 import time
@@ -14,6 +12,7 @@ import numba
 import numpy as np
 import scipy.sparse as sp
 from implicit.als import AlternatingLeastSquares
+from recunlearn.eval.battery.resources import used_by
 from recunlearn.eval.datasets import read_adjacency
 from recunlearn.eval.generate import social_interactions
 from recunlearn.models.base import canonical_interactions
@@ -79,17 +78,10 @@ def implicit_fit(user_items: sp.csr_matrix, factors: int) -> AlternatingLeastSqu
 
 def peak_above(call: Callable[[], object]) -> float:
     """Return how far the resident memory of this process rises during a call, in MiB (Linux)."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed before would be used again, and not be seen
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    before = _resident("VmRSS")
-    call()
-    return _resident("VmHWM") - before
-
-
-def _resident(field_name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field_name + ":"))
+    peak = used_by(call).peak_mib
+    if peak is None:
+        raise OSError("this system does not say how much memory a call takes; measure on Linux")
+    return peak
 
 
 def machine() -> dict[str, Any]:

@@ -115,9 +115,9 @@ def _tell(results: dict[str, Any], written: list[Path]) -> None:
     from rich.table import Table
 
     from ..eval.battery.page import with_interval
-    from ..eval.battery.summary import summarise
+    from ..eval.battery.summary import figures_by_place
 
-    figures = {(f.data, f.method, f.regime, f.metric): f for f in summarise(results)}
+    figures = figures_by_place(results)
     table = Table(
         "data", "method", "regime", "influence left", "residue", "NDCG@10", "batch ÷ retrain", "faults"
     )

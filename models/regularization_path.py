@@ -7,11 +7,11 @@ the path, and scoring a point is one product of small matrices.
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from .base import Interactions
 from .gram_operator import GramOperator
+from .statistics import select_entries
 from .subspace import RitzPairs, shrinkage
 
 SEED = 20091007
@@ -43,22 +43,17 @@ def hold_out(interactions: Interactions, most_users: int = MOST_USERS) -> HeldOu
 
     Examples
     --------
+    >>> import scipy.sparse as sp
     >>> split = hold_out(sp.csr_matrix(np.ones((30, 40))))
     >>> split.training.nnz + split.wanted.nnz, split.users.size
     (1200, 30)
     """
     rng = np.random.default_rng(SEED)
     held = rng.random(interactions.nnz) < HELD_OUT
-    training, wanted = (_entries(interactions, chosen) for chosen in (~held, held))
+    training, wanted = (select_entries(interactions, chosen) for chosen in (~held, held))
     both = np.flatnonzero((np.diff(training.indptr) > 0) & (np.diff(wanted.indptr) > 0))
     users = np.sort(rng.permutation(both)[:most_users])
     return HeldOut(training, users, wanted[users])
-
-
-def _entries(matrix: Interactions, chosen: NDArray[np.bool_]) -> Interactions:
-    before = np.concatenate([[0], np.cumsum(chosen)])
-    indptr = before[matrix.indptr]
-    return sp.csr_matrix((matrix.data[chosen], matrix.indices[chosen], indptr), shape=matrix.shape)
 
 
 def best_rank(gram: GramOperator, pairs: RitzPairs, split: HeldOut, factors: int) -> int:

@@ -53,6 +53,26 @@ def select_rows(rows: Interactions, chosen: NDArray[np.bool_]) -> Interactions:
     return rows if chosen.all() else rows[np.flatnonzero(chosen)]
 
 
+def select_entries(matrix: Interactions, chosen: NDArray[np.bool_]) -> Interactions:
+    """Keep the stored entries marked in ``chosen``, in their order; the shape stays.
+
+    Parameters
+    ----------
+    matrix : CSR [n_users, n_items]. chosen : bool [nnz].
+
+    Examples
+    --------
+    >>> select_entries(sp.csr_matrix([[1, 2], [0, 3]]), np.array([False, True, True])).toarray()
+    array([[0, 2],
+           [0, 3]])
+    """
+    indptr = np.concatenate([[0], np.cumsum(chosen)])[matrix.indptr].astype(matrix.indptr.dtype)
+    part: Interactions = sp.csr_matrix(
+        (matrix.data[chosen], matrix.indices[chosen], indptr), shape=matrix.shape
+    )
+    return part
+
+
 def item_counts(user_items: Interactions) -> IntVector:
     """Count the users of each item; int64 [n_items]. O(nnz).
 

@@ -6,7 +6,6 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recunlearn.engine import durable
 from recunlearn.engine.engine import Engine
 from recunlearn.engine.fence import FenceKey
 from recunlearn.engine.fitting import fit
@@ -23,6 +22,7 @@ from recunlearn.streaming.source import Record
 from recunlearn.streaming.watch import Watch
 from recunlearn.streaming.worker import Worker
 
+from .cut_off import is_cut_off
 from .popularity import files_with, interactions
 from .test_cli import invoke
 
@@ -135,34 +135,17 @@ def test_what_can_be_read_after_a_fix_is_carried_out_and_the_rest_stays(state):
 
 def test_a_replay_that_is_cut_off_anywhere_and_repeated_comes_to_the_same(state, monkeypatch):
     """Whatever step it dies at: one request, no letter lost, none left."""
-
-    class KilledError(Exception):
-        """Stands for the end of the process."""
-
-    steps = 0
-    while True:
+    steps = 1
+    while is_cut_off(lambda: replayed(state), steps, monkeypatch):
         steps += 1
-        left = iter(range(steps))
-
-        def die(step, left=left):
-            if next(left, None) is None:
-                raise KilledError(step)
-
-        monkeypatch.setattr(durable, "reached", die)
-        try:
-            replayed(state)
-            break
-        except KilledError:
-            monkeypatch.undo()
-            letter_files(state / "journal").keep(
-                [
-                    (letter.record.partition, letter.record.offset)
-                    for letter in letter_files(state / "journal").letters()
-                ]
-            )
+        letter_files(state / "journal").keep(
+            [
+                (letter.record.partition, letter.record.offset)
+                for letter in letter_files(state / "journal").letters()
+            ]
+        )
         with ledger_of(state) as ledger:
             assert len(ledger.pending()) <= 1
-    monkeypatch.undo()
     assert steps >= 3
     assert sorted(open_letters(state)) == [2, 3]
     assert drain(state).erased == 1

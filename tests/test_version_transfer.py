@@ -7,12 +7,12 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
 from fastapi import FastAPI
-from recunlearn.engine import durable
 from recunlearn.engine.engine import Engine
 from recunlearn.engine.fitting import fit
 from recunlearn.engine.serving.versions import offer_versions
@@ -23,6 +23,7 @@ from recunlearn.engine.version_transfer import offered_file, pull
 from recunlearn.streaming.journal import Journal, append
 from recunlearn.streaming.worker import Worker
 
+from .cut_off import is_cut_off
 from .popularity import files_with, interactions
 from .test_cli import invoke
 
@@ -183,27 +184,14 @@ def test_a_version_that_is_not_what_was_announced_is_refused(leader, tmp_path, h
 
 def test_a_pull_that_is_cut_off_goes_on_where_it_was(leader, tmp_path, monkeypatch):
     """Killed at each step in turn: the next pull ends as if nothing had been."""
-
-    class KilledError(Exception):
-        """Stands for the end of the process."""
-
     erase(leader, "customer-1")
-    steps = 0
-    while True:
+    steps = 1
+    while is_cut_off(
+        partial(pull, str(leader), replica := tmp_path / f"replica-{steps}", *current(leader)),
+        steps,
+        monkeypatch,
+    ):
         steps += 1
-        replica = tmp_path / f"replica-{steps}"
-        left = iter(range(steps))
-
-        def die(step, left=left):
-            if next(left, None) is None:
-                raise KilledError(step)
-
-        monkeypatch.setattr(durable, "reached", die)
-        try:
-            pull(str(leader), replica, *current(leader))
-            break
-        except KilledError:
-            monkeypatch.undo()
         pull(str(leader), replica, *current(leader))
         assert current(replica) == current(leader)
         assert load_snapshot(replica, _fence(replica)).version == 2

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from ...models.base import Interactions, IntVector
+from ...models.statistics import select_entries
 from .served import Served
 
 SHADOW_PAIRS: Final = 2
@@ -112,13 +113,7 @@ def only_rows(user_items: Interactions, keep: NDArray[np.bool_]) -> Interactions
     >>> only_rows(sp.csr_matrix([[1, 0], [2, 3]]), np.array([False, True])).toarray().tolist()
     [[0, 0], [2, 3]]
     """
-    sizes = np.diff(user_items.indptr)
-    entries = np.repeat(keep, sizes)
-    indptr = np.concatenate([[0], np.cumsum(sizes * keep)]).astype(user_items.indptr.dtype)
-    rows: Interactions = sp.csr_matrix(
-        (user_items.data[entries], user_items.indices[entries], indptr), shape=user_items.shape
-    )
-    return rows
+    return select_entries(user_items, np.repeat(keep, np.diff(user_items.indptr)))
 
 
 def split_profiles(

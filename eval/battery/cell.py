@@ -9,7 +9,7 @@ import numpy as np
 
 from ...models.base import Interactions, IntVector
 from ..attacks import ATTACKS, Scene, SceneError, Served
-from .completeness import Left, left_by, residue_signs
+from .completeness import left_by
 from .protocol import Method, Removal, RowOnly, kept_after
 from .questions import Answers, Questions, Split, answers, draw_questions
 from .ranking import ndcg, recall, top_items
@@ -236,16 +236,5 @@ def _served(method: Method) -> Served:
     for name, kind in (("inverse", "inverse"), ("similarity", "weights"), ("item_weights", "weights")):
         if name in arrays:
             return Served(arrays[name], kind, method.fold_in)  # type: ignore[arg-type]  # a Kind
-    items = method.fold_in(rows_of_nobody(method)).shape[1]
+    items = method.scores(np.zeros(1, np.int64)).shape[1]
     return Served(np.zeros((items, 1)), "vectors", method.fold_in)
-
-
-def rows_of_nobody(method: Method) -> Interactions:
-    """Return one empty row as wide as the method's items."""
-    import scipy.sparse as sp
-
-    empty: Interactions = sp.csr_matrix((1, method.scores(np.zeros(1, np.int64)).shape[1]))
-    return empty
-
-
-__all__ = ["TREATMENTS", "Left", "Setting", "measure_cell", "residue_signs"]

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..format import count
 from .page import with_interval
-from .summary import Figure, summarise
+from .summary import Figure, Place, figures_by_place
 
 COLUMNS = (
     ("influence left", "completeness.method.influence_left"),
@@ -27,7 +27,7 @@ def study_tables(results: Mapping[str, Any]) -> str:
     ----------
     results : as :func:`recunlearn.eval.battery.run.run_study` returns them, or ``results.json`` read back.
     """
-    figures = {(f.data, f.method, f.regime, f.metric): f for f in summarise(results)}
+    figures = figures_by_place(results)
     machine = results["environment"]
     parts = [
         f"{results['study']['draws']} draws, seed {results['study']['seed']}; {machine['processor']}, "
@@ -47,9 +47,7 @@ def study_tables(results: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table(
-    cells: Sequence[Mapping[str, Any]], figures: Mapping[tuple[str, str, str, str], Figure]
-) -> Iterator[str]:
+def _table(cells: Sequence[Mapping[str, Any]], figures: Mapping[Place, Figure]) -> Iterator[str]:
     yield "| method | " + " | ".join(heading for heading, _ in COLUMNS) + " | faults |"
     yield "|---" * (len(COLUMNS) + 2) + "|"
     for method in dict.fromkeys(c["method"] for c in cells):

@@ -11,9 +11,7 @@ from .cell import TREATMENTS
 from .plots import PLOTS
 from .published import PUBLISHED
 from .scan import FAULTS
-from .summary import Figure, summarise
-
-Key = tuple[str, str, str, str]
+from .summary import Figure, Place, figures_by_place
 
 
 def render_study(results: Mapping[str, Any]) -> str:
@@ -21,7 +19,7 @@ def render_study(results: Mapping[str, Any]) -> str:
 
     The plots are left out, with a note, where matplotlib is not installed.
     """
-    figures = {(f.data, f.method, f.regime, f.metric): f for f in summarise(results)}
+    figures = figures_by_place(results)
     body = [_head(results), _failures(results)]
     for data in results["data"]:
         cells = [c for c in results["cells"] if c["data"] == data and "measured" in c]
@@ -61,7 +59,7 @@ def _failures(results: Mapping[str, Any]) -> str:
     return f'<div class="card bad"><h3>{len(failed)} cells failed</h3><ul>{rows}</ul></div>'
 
 
-def _tables(cells: Sequence[Mapping[str, Any]], figures: Mapping[Key, Figure]) -> Iterator[str]:
+def _tables(cells: Sequence[Mapping[str, Any]], figures: Mapping[Place, Figure]) -> Iterator[str]:
     for regime in dict.fromkeys(c["regime"]["name"] for c in cells):
         here = [c for c in cells if c["regime"]["name"] == regime]
         methods = list(dict.fromkeys(c["method"] for c in here))
@@ -86,7 +84,7 @@ _COST = (
 
 
 def _left_row(
-    cells: Sequence[Mapping[str, Any]], method: str, regime: str, figures: Mapping[Key, Figure]
+    cells: Sequence[Mapping[str, Any]], method: str, regime: str, figures: Mapping[Place, Figure]
 ) -> list[str]:
     faults = list(dict.fromkeys(f for c in cells if c["method"] == method for f in c["measured"]["faults"]))
     named = "<br>".join(escape(fault) for fault in faults)
@@ -104,7 +102,7 @@ def _left_row(
 
 
 def _cost_row(
-    cells: Sequence[Mapping[str, Any]], method: str, regime: str, figures: Mapping[Key, Figure]
+    cells: Sequence[Mapping[str, Any]], method: str, regime: str, figures: Mapping[Place, Figure]
 ) -> list[str]:
     def of(metric: str) -> Figure | None:
         return figures.get((cells[0]["data"], method, regime, metric))
@@ -127,7 +125,7 @@ def _cost_row(
 
 
 def _control_row(
-    cells: Sequence[Mapping[str, Any]], method: str, regime: str, figures: Mapping[Key, Figure]
+    cells: Sequence[Mapping[str, Any]], method: str, regime: str, figures: Mapping[Place, Figure]
 ) -> list[str]:
     def mean(treatment: str, metric: str) -> str:
         found = figures.get((cells[0]["data"], method, regime, f"completeness.{treatment}.{metric}"))
@@ -139,7 +137,7 @@ def _control_row(
     ]
 
 
-def _attack(data: str, method: str, regime: str, attack: str, figures: Mapping[Key, Figure]) -> str:
+def _attack(data: str, method: str, regime: str, attack: str, figures: Mapping[Place, Figure]) -> str:
     area = figures.get((data, method, regime, f"attacks.{attack}.auc"))
     power = figures.get((data, method, regime, f"attacks.{attack}.power"))
     if area is None:

@@ -8,7 +8,7 @@ from typing import Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ...models.base import Arrays, Interactions, IntVector
+from ...models.base import Arrays, Interactions, IntVector, plan_change
 
 FloatMatrix: TypeAlias = NDArray[np.float64]
 
@@ -37,11 +37,6 @@ class Removal:
     def touched(self) -> IntVector:
         """Rows that the removal touches, ascending."""
         return np.union1d(self.users, self.pair_users).astype(np.int64)
-
-    @property
-    def requests(self) -> int:
-        """How many requests it answers."""
-        return int(self.users.size + self.pair_users.size)
 
 
 @dataclass(frozen=True)
@@ -135,8 +130,6 @@ def kept_after(user_items: Interactions, removal: Removal) -> Interactions:
     ValueError
         As :func:`recunlearn.models.base.plan_change`.
     """
-    from ...models.base import plan_change
-
     nobody = np.zeros(user_items.shape[0], dtype=np.bool_)
     return plan_change(
         user_items, nobody, removal.users, removal.pair_users, removal.pair_items

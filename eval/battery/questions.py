@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from ...models.base import Interactions, IntVector
+from ...models.statistics import select_entries
 from ..attacks.scene import rows_of
 from .protocol import FloatMatrix, Method, Removal
 
@@ -80,6 +80,7 @@ def split_interactions(user_items: Interactions, share: float, seed: int) -> Spl
 
     Examples
     --------
+    >>> import scipy.sparse as sp
     >>> split = split_interactions(sp.csr_matrix(np.ones((50, 40))), 0.2, seed=0)
     >>> split.train.nnz + split.wanted.nnz, bool((np.diff(split.train.indptr) > 0).all())
     (2000, True)
@@ -88,7 +89,7 @@ def split_interactions(user_items: Interactions, share: float, seed: int) -> Spl
     sizes = np.diff(user_items.indptr)
     first = user_items.indptr[:-1][sizes > 0]
     held[first[np.add.reduceat(~held, first) == 0]] = False
-    return Split(_entries(user_items, ~held), _entries(user_items, held))
+    return Split(select_entries(user_items, ~held), select_entries(user_items, held))
 
 
 def draw_questions(split: Split, removal: Removal, seed: int) -> Questions:
@@ -135,14 +136,6 @@ def answers(method: Method, questions: Questions) -> Answers:
         np.array(margins, dtype=np.float64),
         np.asarray(rows, np.float64),
     )
-
-
-def _entries(matrix: Interactions, chosen: NDArray[np.bool_]) -> Interactions:
-    indptr = np.concatenate([[0], np.cumsum(chosen)])[matrix.indptr]
-    part: Interactions = sp.csr_matrix(
-        (matrix.data[chosen], matrix.indices[chosen], indptr), shape=matrix.shape
-    )
-    return part
 
 
 def _removed(train: Interactions, removal: Removal) -> dict[int, IntVector]:

@@ -8,8 +8,15 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+import polars as pl
 
-from ...engine.tables import InteractionFileError, InteractionTable, read_interactions, to_matrix
+from ...engine.tables import (
+    InteractionFileError,
+    InteractionTable,
+    read_interactions,
+    table_from_frame,
+    to_matrix,
+)
 from ...models.base import Interactions, canonical_interactions
 from ..attacks import ATTACKS
 from ..datasets import DATASETS, DatasetError, load_dataset, read_adjacency
@@ -178,10 +185,6 @@ def _matrix(entry: DataEntry, notices: list[str]) -> Interactions:
 
 
 def _together(tables: list[InteractionTable]) -> InteractionTable:
-    import polars as pl
-
-    from ...engine.tables import table_from_frame
-
     return table_from_frame(pl.concat([table.frame for table in tables]), "the adjacency files")
 
 

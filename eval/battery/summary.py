@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -15,6 +15,10 @@ from ...engine import durable
 
 _SIGNED: Final = ("residue_size", "excess", "excess_low", "excess_high")
 _AT_MOST_ONE: Final = ("residue", "membership", "overlap", "ndcg@10", "recall@20", "oracle", "auc", "power")
+
+
+Place: TypeAlias = tuple[str, str, str, str]
+"""Data, method, regime and metric of a figure."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,11 @@ def summarise(results: Mapping[str, Any]) -> list[Figure]:
         Figure(*key, *clipped(key[-1], draw_interval(values, level)), len(values))
         for key, values in gathered.items()
     ]
+
+
+def figures_by_place(results: Mapping[str, Any]) -> dict[Place, Figure]:
+    """Look the figures of a study up by where they are."""
+    return {(f.data, f.method, f.regime, f.metric): f for f in summarise(results)}
 
 
 def clipped(

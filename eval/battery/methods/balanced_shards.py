@@ -6,7 +6,7 @@ shards are averaged. Written from the paper; not the authors' code. The partitio
 forgotten users' data and stays as it is, there as here.
 """
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,10 +33,6 @@ class BalancedShards(Ours):
         embedding = Weights(model.factors, model.regularization, model.alpha).fitted(user_items, seed)
         shards = balanced_shards(np.asarray(embedding.user_factors, np.float64), model.shards, seed)
         self.model = model.fit(user_items, shard_of=shards)
-
-    def retrained(self, user_items: Interactions, seed: int) -> Self:
-        """Fit the shards anew, everybody in the shard that they are in."""
-        return super().retrained(user_items, seed)
 
 
 def balanced_shards(embedding: NDArray[np.float64], shards: int, seed: int) -> NDArray[np.int64]:
