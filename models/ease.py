@@ -13,7 +13,7 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from . import kernels
+from . import inverse_kernels, kernels
 from .base import Arrays, Change, Interactions, IntVector, Proof, Scalar
 from .item_model import BoolArray, ItemModel, restricted
 from .ridge_inverse import Probes, SingularDowndateError, downdate_inverse, isolate_items, ridge_inverse
@@ -194,7 +194,7 @@ class EASE(ItemModel):
         if not items.size:
             return scores, np.zeros(self.n_items, dtype=np.bool_)
         with self._reading() as inverse:
-            kernels.sum_rows_of(items, values, inverse, scores)
+            inverse_kernels.sum_rows_of(items, values, inverse, scores)
             diagonal = inverse.diagonal()
             np.subtract.at(scores, items, values * diagonal[items])  # B has no diagonal
             scores /= -diagonal
@@ -306,7 +306,7 @@ def _block(matrix: NDArray[Any], items: IntVector) -> NDArray[Any]:
     """Copy the rows and columns ``items`` of a square matrix."""
     out = np.empty((items.size, items.size), dtype=matrix.dtype)
     with kernels.threads_for(out.size):
-        kernels.select_block(matrix, items, out)
+        inverse_kernels.select_block(matrix, items, out)
     return out
 
 

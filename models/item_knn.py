@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from . import kernels
+from . import kernels, neighbour_kernels
 from .base import Arrays, Change, Interactions, IntVector, Proof, Scalar
 from .item_model import BoolArray, ItemModel, restricted
 from .statistics import COARSE_UNITS, CoOccurrence, csr_arrays, gram_is_exact, select_rows
@@ -214,7 +214,7 @@ class ItemKNN(ItemModel):
     def _score_row(self, items: NDArray[np.int32], values: FloatArray) -> tuple[FloatArray, BoolArray]:
         similarity = self.similarity
         scores, found = np.zeros(self.n_items), np.zeros(self.n_items, dtype=np.bool_)
-        kernels.neighbour_scores(items, values, *csr_arrays(similarity), scores, found)
+        neighbour_kernels.neighbour_scores(items, values, *csr_arrays(similarity), scores, found)
         return scores, found
 
     def _score_item(self, item: int) -> tuple[FloatArray, BoolArray]:
@@ -329,14 +329,14 @@ def _empty_lists(n_items: int, k: int) -> Lists:
 
 def _unpack(similarity: Interactions, k: int) -> Lists:
     lists = _empty_lists(similarity.shape[0], k)
-    kernels.unpack_lists(*csr_arrays(similarity), *lists)
+    neighbour_kernels.unpack_lists(*csr_arrays(similarity), *lists)
     return lists
 
 
 def _pack(ids: NDArray[np.int32], scores: FloatArray, counts: IntVector) -> Interactions:
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     indices, data = np.empty(indptr[-1], dtype=np.int32), np.empty(indptr[-1])
-    kernels.pack_lists(ids, scores, counts, indptr, indices, data)
+    neighbour_kernels.pack_lists(ids, scores, counts, indptr, indices, data)
     lists: Interactions = sp.csr_matrix((data, indices, indptr), shape=(counts.size, counts.size))
     lists.has_sorted_indices = True
     lists.has_canonical_format = True
@@ -345,7 +345,7 @@ def _pack(ids: NDArray[np.int32], scores: FloatArray, counts: IntVector) -> Inte
 
 def _rank(items: IntVector, pairs: CoOccurrence, factor: FloatArray, lists: Lists) -> None:
     with kernels.threads_for(float(pairs.length[items].sum())):
-        kernels.rank_rows(items, *pairs.arrays, factor, *lists)
+        neighbour_kernels.rank_rows(items, *pairs.arrays, factor, *lists)
 
 
 def _stale_lists(
@@ -359,5 +359,7 @@ def _stale_lists(
         return np.arange(factor.size)  # to rank them all reads less
     is_stale = np.zeros(factor.size, dtype=np.bool_)
     with kernels.threads_for(float(pairs.length[touched].sum())):
-        kernels.update_neighbours(touched, is_touched, *pairs.arrays, factor, old_factor, *lists, is_stale)
+        neighbour_kernels.update_neighbours(
+            touched, is_touched, *pairs.arrays, factor, old_factor, *lists, is_stale
+        )
     return np.flatnonzero(is_touched | is_stale)

@@ -7,7 +7,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from . import kernels
+from . import neighbour_kernels
 from .base import ForgettableModel, Interactions, IntVector
 from .statistics import csr_arrays
 
@@ -125,7 +125,7 @@ class ItemModel(ForgettableModel):
 def _best(scores: FloatArray, usable: BoolArray, n: int) -> Ranked:
     if n < 1:
         raise ValueError(f"N is {n}; ask for at least one item")
-    ids: IntVector = kernels.top_n(scores, usable, min(int(n), scores.size))
+    ids: IntVector = neighbour_kernels.top_n(scores, usable, min(int(n), scores.size))
     return ids, scores[ids]
 
 

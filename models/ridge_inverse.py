@@ -8,7 +8,7 @@ import scipy.linalg
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from . import kernels
+from . import inverse_kernels, kernels
 from .base import Change, Interactions, IntVector
 from .statistics import csr_arrays, gram_is_exact
 from .threads import one_blas_thread
@@ -65,7 +65,7 @@ def ridge_inverse(gram: NDArray[Any], regularization: float) -> FloatArray:
             "positive definite in float64; raise the regularization or scale the values down"
         )
     with kernels.threads_for(n * n):
-        kernels.mirror_lower(inverse)
+        inverse_kernels.mirror_lower(inverse)
     return inverse
 
 
@@ -126,7 +126,7 @@ def _downdate_terms(
     rows: Interactions = sp.vstack([after, before], format="csr") if a else before
     products = np.empty((rows.shape[0], inverse.shape[0]))
     with kernels.threads_for(rows.nnz * inverse.shape[0]):
-        kernels.sparse_times_dense(*csr_arrays(rows), inverse, products)
+        inverse_kernels.sparse_times_dense(*csr_arrays(rows), inverse, products)
     small = np.asarray(rows @ products.T)
     try:
         factor = np.linalg.cholesky(np.eye(a) + small[:a, :a])
@@ -159,9 +159,11 @@ def _apply_terms(
     products = np.empty((_STRIPES, n))
     with kernels.threads_for(rows.shape[0] * n * n):
         if rows.shape[0] > _FEW_ROWS:
-            kernels.add_symmetric_product(inverse, np.ascontiguousarray((signs[:, None] * rows).T), rows)
+            inverse_kernels.add_symmetric_product(
+                inverse, np.ascontiguousarray((signs[:, None] * rows).T), rows
+            )
             rows, signs = rows[:0], signs[:0]  # what is left to do is to measure
-        kernels.add_symmetric_low_rank(inverse, rows, signs, probe, products)
+        inverse_kernels.add_symmetric_low_rank(inverse, rows, signs, probe, products)
     total: FloatArray = products.sum(axis=0)
     return total
 

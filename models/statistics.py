@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from . import kernels
+from . import kernels, pair_kernels
 from .base import Interactions, IntVector
 
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -21,7 +21,7 @@ IntArray: TypeAlias = NDArray[np.int64]
 CsrArrays: TypeAlias = tuple[IntArray, NDArray[np.int32], FloatArray]
 SumArrays: TypeAlias = tuple[IntArray, IntArray, NDArray[np.int32], NDArray[Any], IntArray, float]
 
-COARSE_UNITS = float(2**kernels.COARSE_BITS)
+COARSE_UNITS = float(2**pair_kernels.COARSE_BITS)
 _BLOCK_BYTES = 64 * 2**20
 
 
@@ -140,7 +140,7 @@ def subtract_gram(gram: NDArray[Any], before: Interactions, after: Interactions)
         if not rows.nnz:
             continue
         with kernels.threads_for(_pairs_in(rows)):
-            kernels.add_outer_products(*csr_arrays(rows.tocsc()), *csr_arrays(rows), sign, gram)
+            pair_kernels.add_outer_products(*csr_arrays(rows.tocsc()), *csr_arrays(rows), sign, gram)
 
 
 @dataclass
@@ -194,8 +194,8 @@ class CoOccurrence:
         with kernels.threads_for(_pairs_in(weights)):
             for first in range(0, n_items, height):
                 block = _dense_rows(first, min(height, n_items - first), by_item, by_user, units)
-                nonzero = kernels.count_nonzero_rows(*block)
-                blocks.append((nonzero, *kernels.compress_rows(*block, nonzero)))
+                nonzero = pair_kernels.count_nonzero_rows(*block)
+                blocks.append((nonzero, *pair_kernels.compress_rows(*block, nonzero)))
         if not blocks:
             blocks = [
                 (np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -210,7 +210,7 @@ class CoOccurrence:
 
     def diagonal(self, items: IntVector) -> FloatArray:
         """Read ``C_ii`` of ``items``; float64 [k]."""
-        out: FloatArray = kernels.diagonal_sums(items, *self.arrays)
+        out: FloatArray = pair_kernels.diagonal_sums(items, *self.arrays)
         return out
 
     def renumber(self, items: IntVector) -> "CoOccurrence":
@@ -234,7 +234,7 @@ class CoOccurrence:
         place[items] = np.arange(items.size)
         start, length = self.start[items], self.length[items]
         with kernels.threads_for(float(length.sum())):
-            kernels.renumber_columns(start, length, place, self.columns)
+            pair_kernels.renumber_columns(start, length, place, self.columns)
         return CoOccurrence(start, length, self.columns, self.coarse, self.fine, self.unit)
 
     def subtract(self, before: Interactions, after: Interactions, items: IntVector) -> None:
@@ -258,7 +258,7 @@ class CoOccurrence:
         by_item, by_row = csr_arrays(change.tocsc()), csr_arrays(change)
         sums = self.start, self.length, self.columns, self.coarse, self.fine
         with kernels.threads_for(float(self.length[items].sum()) + _pairs_in(change)):
-            kernels.change_rows(items, signs, *by_item, *by_row, self.unit, *sums)
+            pair_kernels.change_rows(items, signs, *by_item, *by_row, self.unit, *sums)
 
 
 def _dense_rows(
@@ -269,9 +269,9 @@ def _dense_rows(
     parts = np.empty((rows, n_items if units == COARSE_UNITS else 0), dtype=np.int64)
     whole = np.empty((rows, n_items), dtype=np.int64 if units else np.float64)
     if units:
-        kernels.exact_gram_rows(first, *by_item, *by_user, units, whole, parts)
+        pair_kernels.exact_gram_rows(first, *by_item, *by_user, units, whole, parts)
     else:
-        kernels.gram_rows(first, *by_item, *by_user, whole)
+        pair_kernels.gram_rows(first, *by_item, *by_user, whole)
     return whole, parts
 
 

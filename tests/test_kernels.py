@@ -6,7 +6,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recunlearn.models import kernels
+from recunlearn.models import inverse_kernels, kernels, neighbour_kernels, pair_kernels
 from recunlearn.models.statistics import COARSE_UNITS, CoOccurrence, csr_arrays
 
 from . import naive
@@ -26,7 +26,9 @@ def test_top_n_is_a_stable_sort(pairs, n):
     """The heap returns what sorting by falling score, then id, returns; NaN and the unusable never."""
     scores = np.array([score for score, _ in pairs])
     usable = np.array([use for _, use in pairs], dtype=bool)
-    assert kernels.top_n(scores, usable, min(n, scores.size)).tolist() == naive.ranked(scores, usable, n)
+    assert neighbour_kernels.top_n(scores, usable, min(n, scores.size)).tolist() == naive.ranked(
+        scores, usable, n
+    )
 
 
 @pytest.mark.parametrize(("k", "m", "n"), [(1, 1, 1), (3, 7, 5), (5, 20, 255), (4, 9, 256), (6, 30, 600)])
@@ -35,9 +37,9 @@ def test_sparse_times_dense(k, m, n):
     rng = np.random.default_rng(n)
     rows = sp.random(k, m, 0.5, format="csr", random_state=1)
     matrix, out = rng.standard_normal((m, n)), np.full((k, n), np.nan)
-    kernels.sparse_times_dense(*csr_arrays(rows), matrix, out)
+    inverse_kernels.sparse_times_dense(*csr_arrays(rows), matrix, out)
     assert np.allclose(out, rows.toarray() @ matrix, rtol=1e-14, atol=1e-14)
-    kernels.sum_rows_of(rows[0].indices, rows[0].data, matrix, out[0])
+    inverse_kernels.sum_rows_of(rows[0].indices, rows[0].data, matrix, out[0])
     assert np.allclose(out[0], rows[0].toarray() @ matrix, rtol=1e-14, atol=1e-14)
 
 
@@ -51,7 +53,7 @@ def test_add_symmetric_low_rank(n, rank, stripes):
     start += start.T
     rows, signs, probe = rng.standard_normal((rank, n)), rng.choice([-1.0, 1.0], rank), rng.standard_normal(n)
     matrix, products = start.copy(), np.full((stripes, n), np.nan)
-    kernels.add_symmetric_low_rank(matrix, rows, signs, probe, products)
+    inverse_kernels.add_symmetric_low_rank(matrix, rows, signs, probe, products)
     expected = start + sum(sign * np.outer(row, row) for sign, row in zip(signs, rows, strict=True))
     assert np.allclose(matrix, expected, rtol=1e-13, atol=1e-13)
     assert np.array_equal(matrix, matrix.T)
@@ -67,7 +69,7 @@ def test_add_symmetric_product(n, rank):
     start += start.T
     rows, signs = rng.standard_normal((rank, n)), rng.choice([-1.0, 1.0], rank)
     matrix = start.copy()
-    kernels.add_symmetric_product(matrix, np.ascontiguousarray((signs[:, None] * rows).T), rows)
+    inverse_kernels.add_symmetric_product(matrix, np.ascontiguousarray((signs[:, None] * rows).T), rows)
     expected = start + sum(sign * np.outer(row, row) for sign, row in zip(signs, rows, strict=True))
     assert np.allclose(matrix, expected, rtol=1e-12, atol=1e-12)
     assert np.array_equal(matrix, matrix.T)
@@ -78,7 +80,7 @@ def test_mirror_lower(n):
     """The upper triangle becomes the transposed lower; the lower and the diagonal stay."""
     start = np.random.default_rng(n).standard_normal((n, n))
     matrix = start.copy()
-    kernels.mirror_lower(matrix)
+    inverse_kernels.mirror_lower(matrix)
     assert np.array_equal(matrix, np.tril(start) + np.tril(start, -1).T)
 
 
@@ -89,7 +91,7 @@ def test_a_block_is_the_rows_and_columns_asked_for(n, data):
     items = np.array(sorted(data.draw(st.sets(st.integers(0, n - 1)))), dtype=np.int64)
     for matrix in (np.arange(n * n).reshape(n, n), np.random.default_rng(n).random((n, n))):
         out = np.empty((items.size, items.size), dtype=matrix.dtype)
-        kernels.select_block(matrix, items, out)
+        inverse_kernels.select_block(matrix, items, out)
         assert out.tolist() == [[matrix[i, j] for j in items] for i in items]
 
 
@@ -97,7 +99,7 @@ def test_renumbering_leaves_freed_room_alone():
     """Columns in use are replaced by their new numbers, those behind them stay cleared."""
     columns = np.array([1, 3, 0, 3, 0, 0], dtype=np.int32)
     place = np.array([-1, 0, -1, 1], dtype=np.int32)
-    kernels.renumber_columns(np.array([0, 3]), np.array([2, 1]), place, columns)
+    pair_kernels.renumber_columns(np.array([0, 3]), np.array([2, 1]), place, columns)
     assert columns.tolist() == [0, 1, 0, 1, 0, 0]
 
 
@@ -110,16 +112,16 @@ def test_blocks_of_the_gram(x, data):
     rows = data.draw(st.integers(1, n - first))
     arrays, expected = both_ways(sp.csr_matrix(x)), naive.co_occurrences(x)[first : first + rows]
     plain, whole = np.full((rows, n), np.nan), np.full((rows, n), -1, dtype=np.int64)
-    kernels.gram_rows(first, *arrays, plain)
+    pair_kernels.gram_rows(first, *arrays, plain)
     assert np.array_equal(plain, expected)
-    kernels.exact_gram_rows(first, *arrays, 1.0, whole, np.empty((rows, 0), dtype=np.int64))
+    pair_kernels.exact_gram_rows(first, *arrays, 1.0, whole, np.empty((rows, 0), dtype=np.int64))
     assert np.array_equal(whole, expected)
     parts = np.full((rows, n), -1, dtype=np.int64)
-    kernels.exact_gram_rows(first, *arrays, COARSE_UNITS, whole, parts)
+    pair_kernels.exact_gram_rows(first, *arrays, COARSE_UNITS, whole, parts)
     assert np.array_equal(whole, expected * COARSE_UNITS)
     assert not parts.any()
     gram = naive.co_occurrences(x).astype(np.int64)
-    kernels.add_outer_products(*arrays, -1, gram)
+    pair_kernels.add_outer_products(*arrays, -1, gram)
     assert not gram.any()
 
 
@@ -129,7 +131,7 @@ def test_whole_units_are_the_integers_nearest_to_each_product(x):
     """Coarse and fine together are the sum of the products, each rounded to a multiple of 2^-62."""
     n = x.shape[1]
     whole, parts = np.empty((n, n), dtype=np.int64), np.empty((n, n), dtype=np.int64)
-    kernels.exact_gram_rows(0, *both_ways(sp.csr_matrix(x)), COARSE_UNITS, whole, parts)
+    pair_kernels.exact_gram_rows(0, *both_ways(sp.csr_matrix(x)), COARSE_UNITS, whole, parts)
     assert ((parts >= 0) & (parts < 2**38)).all()
     for i in range(n):
         for j in range(n):
@@ -145,7 +147,7 @@ def test_compressing_keeps_what_is_not_zero(x):
     for i in range(x.shape[1]):
         row = range(pairs.start[i], pairs.start[i] + pairs.length[i])
         assert pairs.columns[row].tolist() == np.flatnonzero(expected[i]).tolist()
-        sums = [kernels.sum_of(pairs.coarse, pairs.fine, pairs.unit, at) for at in row]
+        sums = [pair_kernels.sum_of(pairs.coarse, pairs.fine, pairs.unit, at) for at in row]
         assert np.allclose(sums, expected[i, pairs.columns[row]], rtol=1e-15)
     assert np.allclose(pairs.diagonal(np.arange(x.shape[1])), np.diag(expected), rtol=1e-15)
 
@@ -184,21 +186,21 @@ def test_ranking_and_updating_lists(x, k, data):
     old, sums = data.draw(factors), naive.co_occurrences(x)
     pairs = CoOccurrence.of(sp.csr_matrix(x), 1.0)
     lists, everything = lists_of(n, min(k, n)), np.arange(n)
-    kernels.rank_rows(everything, *pairs.arrays, old, *lists)
+    neighbour_kernels.rank_rows(everything, *pairs.arrays, old, *lists)
     check_lists(lists, sums * np.outer(old, old))
 
     is_touched = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
     new, is_stale = np.where(is_touched, data.draw(factors), old), np.zeros(n, dtype=bool)
     updated = tuple(part.copy() for part in lists)
-    kernels.update_neighbours(
+    neighbour_kernels.update_neighbours(
         np.flatnonzero(is_touched), is_touched, *pairs.arrays, new, old, *updated, is_stale
     )
     ranked = lists_of(n, min(k, n))
-    kernels.rank_rows(everything, *pairs.arrays, new, *ranked)
+    neighbour_kernels.rank_rows(everything, *pairs.arrays, new, *ranked)
     for mine, start in zip(updated, lists, strict=True):
         assert np.array_equal(mine[is_touched], start[is_touched])
     again = tuple(part.copy() for part in lists)
-    kernels.rank_rows(everything, *pairs.arrays, new, *again)
+    neighbour_kernels.rank_rows(everything, *pairs.arrays, new, *again)
     for i in everything:  # to know the old list is faster, and changes nothing
         for mine, fresh in zip(again, ranked, strict=True):
             assert np.array_equal(mine[i], fresh[i])
@@ -225,14 +227,16 @@ def test_lists_are_unpacked_as_they_were_packed(x, k):
     lists = sp.csr_matrix(x[:, : x.shape[0]] if x.shape[0] < x.shape[1] else x)
     n = lists.shape[0]
     ids, scores, counts = lists_of(n, lists.shape[1])
-    kernels.unpack_lists(*csr_arrays(lists), ids, scores, counts)
+    neighbour_kernels.unpack_lists(*csr_arrays(lists), ids, scores, counts)
     assert np.array_equal(counts, np.diff(lists.indptr))
     indices, data = np.empty(lists.nnz, dtype=np.int32), np.empty(lists.nnz)
-    kernels.pack_lists(ids, scores, counts, lists.indptr.astype(np.int64), indices, data)
+    neighbour_kernels.pack_lists(ids, scores, counts, lists.indptr.astype(np.int64), indices, data)
     assert np.array_equal(indices, lists.indices)
     assert np.array_equal(data, lists.data)
     found, out = np.zeros(lists.shape[1], dtype=bool), np.zeros(lists.shape[1])
-    kernels.neighbour_scores(np.array([0], dtype=np.int32), np.array([2.0]), *csr_arrays(lists), out, found)
+    neighbour_kernels.neighbour_scores(
+        np.array([0], dtype=np.int32), np.array([2.0]), *csr_arrays(lists), out, found
+    )
     assert np.array_equal(out, 2.0 * lists[0].toarray()[0])
     assert np.array_equal(found, out > 0)
 
@@ -244,12 +248,14 @@ def test_the_number_of_threads_changes_no_bit():
     for threads in (1, numba.config.NUMBA_NUM_THREADS):
         numba.set_num_threads(threads)
         out = np.empty((70, 70))
-        kernels.gram_rows(0, *both_ways(x), out)
+        pair_kernels.gram_rows(0, *both_ways(x), out)
         products = np.empty((8, 70))
-        kernels.add_symmetric_low_rank(out, x[:2].toarray(), np.array([1.0, -1.0]), np.ones(70), products)
+        inverse_kernels.add_symmetric_low_rank(
+            out, x[:2].toarray(), np.array([1.0, -1.0]), np.ones(70), products
+        )
         pairs = CoOccurrence.of(x, COARSE_UNITS)
         lists = lists_of(70, 5)
-        kernels.rank_rows(np.arange(70), *pairs.arrays, np.ones(70), *lists)
+        neighbour_kernels.rank_rows(np.arange(70), *pairs.arrays, np.ones(70), *lists)
         results.append([out, products, pairs.coarse, pairs.fine, *lists])
     numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
     for one, many in zip(*results, strict=True):

@@ -1,0 +1,155 @@
+"""The kernels of a dense item-by-item matrix: products, downdates, blocks of it."""
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from .kernels import STRIPES, kernel, parallel_kernel
+
+_LINE = 8  # float64 in a line of the cache
+_TILE = 192  # rows and columns: a tile and its factors stay in a core's own cache
+
+
+@kernel
+def sum_rows_of(row_items: Any, row_values: Any, matrix: Any, out: Any) -> None:
+    """Write ``sum_e row_values[e] * matrix[row_items[e], :]`` to ``out``; float64 [n]."""
+    out[:] = 0.0
+    for e in range(row_items.size):
+        value = row_values[e]
+        row = matrix[row_items[e]]
+        for j in range(out.size):
+            out[j] += value * row[j]
+
+
+@parallel_kernel
+def sparse_times_dense(indptr: Any, indices: Any, data: Any, matrix: Any, out: Any) -> None:
+    """Write ``R M`` to ``out`` [k, n]; R in CSR [k, m], M [m, n], both float64.
+
+    In blocks of columns, so that a block of M is read from memory once and then from the cache.
+    """
+    width = 256
+    n = matrix.shape[1]
+    for block in numba.prange((n + width - 1) // width):
+        low, high = block * width, min(n, (block + 1) * width)
+        for r in range(out.shape[0]):
+            target = out[r, low:high]
+            target[:] = 0.0
+            last = indptr[r + 1]
+            for e in range(indptr[r], last - 1, 2):  # two terms at a time: half the stores
+                first, second = matrix[indices[e], low:high], matrix[indices[e + 1], low:high]
+                for j in range(target.size):
+                    target[j] += data[e] * first[j] + data[e + 1] * second[j]
+            if (last - indptr[r]) % 2:
+                first = matrix[indices[last - 1], low:high]
+                for j in range(target.size):
+                    target[j] += data[last - 1] * first[j]
+
+
+@parallel_kernel
+def add_symmetric_low_rank(matrix: Any, rows: Any, signs: Any, probe: Any, products: Any) -> None:
+    """Add ``rows' diag(signs) rows`` to ``matrix`` [n, n] in place and multiply the result by ``probe``.
+
+    rows float64 [k, n], signs float64 [k], probe float64 [n]. ``M_ij`` and ``M_ji`` get the same bits.
+    ``products`` float64 [stripes, n] is written: its rows sum to the probe's product with the symmetric
+    result. One pass over the matrix: eight rows at a time, measured while they are in the cache.
+    """
+    n, stripes, rank = matrix.shape[0], products.shape[0], rows.shape[0]
+    for stripe in numba.prange(stripes):
+        product = products[stripe]
+        product[:] = 0.0
+        first, last = stripe * n // stripes, (stripe + 1) * n // stripes
+        for start in range(first, last, 8):
+            stop = min(start + 8, last)
+            is_fused = rank > 0 and stop == start + 8
+            for i in range(start, stop):
+                for r in range(rank - 1 if is_fused else rank):
+                    _add_multiple(matrix[i], rows[r], signs[r] * rows[r, i])
+            if is_fused:
+                factors = signs[-1] * rows[-1, start:stop]
+                _add_to_eight(product, matrix[start:stop], factors, rows[-1], probe[start:stop])
+            else:
+                for i in range(start, stop):
+                    _add_multiple(product, matrix[i], probe[i])
+
+
+@parallel_kernel
+def add_symmetric_product(matrix: Any, left: Any, right: Any) -> None:
+    """Add ``left right`` to ``matrix`` [n, n] in place, where the product is symmetric.
+
+    left float64 [n, k], right float64 [k, n], both C-contiguous. Only tiles of the lower triangle are
+    multiplied (BLAS, one thread each: the caller sets that), added, and copied across the diagonal while they
+    are in the cache: ``M_ij`` and ``M_ji`` get the same bits.
+    """
+    n = matrix.shape[0]
+    tiles = (n + _TILE - 1) // _TILE
+    for stripe in numba.prange(STRIPES):
+        room = np.empty(_TILE * _TILE)
+        for task in range(stripe, tiles * tiles, STRIPES):
+            first, second = _TILE * (task // tiles), _TILE * (task % tiles)
+            if second > first:
+                continue
+            rows, columns = slice(first, min(n, first + _TILE)), slice(second, min(n, second + _TILE))
+            height, width = rows.stop - first, columns.stop - second
+            product = room[: height * width].reshape(height, width)
+            np.dot(left[rows], np.ascontiguousarray(right[:, columns]), product)
+            for i in range(height):
+                _add_multiple(matrix[first + i, columns], product[i], 1.0)
+            _mirror_tile(matrix, first, rows.stop, second, columns.stop)
+
+
+@kernel
+def _mirror_tile(matrix: Any, first: int, last: int, left: int, right: int) -> None:
+    """Copy a tile of the lower triangle across the diagonal, a cache line of it at a time."""
+    for start in range(first, last, _LINE):
+        stop = min(last, start + _LINE)
+        for j in range(left, min(right, stop)):
+            row = matrix[j]
+            for i in range(max(j + 1, start), stop):
+                row[i] = matrix[i, j]
+
+
+@kernel
+def _add_multiple(target: Any, row: Any, factor: float) -> None:
+    for j in range(target.size):
+        target[j] += factor * row[j]
+
+
+@kernel
+def _add_to_eight(product: Any, rows: Any, factors: Any, row: Any, probe: Any) -> None:
+    """Add multiples of ``row`` to eight rows, and multiples of the result to ``product``, in one pass."""
+    a, b, c, d, e, f, g, h = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6], rows[7]
+    for_a, for_b, for_c, for_d = factors[0], factors[1], factors[2], factors[3]
+    for_e, for_f, for_g, for_h = factors[4], factors[5], factors[6], factors[7]
+    of_a, of_b, of_c, of_d = probe[0], probe[1], probe[2], probe[3]
+    of_e, of_f, of_g, of_h = probe[4], probe[5], probe[6], probe[7]
+    for j in range(product.size):
+        x = row[j]
+        new_a, new_b, new_c, new_d = a[j] + for_a * x, b[j] + for_b * x, c[j] + for_c * x, d[j] + for_d * x
+        new_e, new_f, new_g, new_h = e[j] + for_e * x, f[j] + for_f * x, g[j] + for_g * x, h[j] + for_h * x
+        a[j], b[j], c[j], d[j] = new_a, new_b, new_c, new_d
+        e[j], f[j], g[j], h[j] = new_e, new_f, new_g, new_h
+        product[j] += (
+            ((of_a * new_a + of_b * new_b) + (of_c * new_c + of_d * new_d))
+            + ((of_e * new_e + of_f * new_f) + (of_g * new_g + of_h * new_h))
+        )  # fmt: skip
+
+
+@parallel_kernel
+def mirror_lower(matrix: Any) -> None:
+    """Copy the lower triangle of ``matrix`` [n, n] to the upper, in place, tile by tile."""
+    n = matrix.shape[0]
+    for stripe in numba.prange(STRIPES):
+        for first in range(stripe * _LINE, n, STRIPES * _LINE):
+            last = min(n, first + _LINE)
+            _mirror_tile(matrix, first, last, 0, last)
+
+
+@parallel_kernel
+def select_block(matrix: Any, items: Any, out: Any) -> None:
+    """Copy the rows and columns ``items`` int64 [k] of ``matrix`` [n, n] to ``out`` [k, k]."""
+    for stripe in numba.prange(STRIPES):
+        for r in range(stripe, items.size, STRIPES):
+            row, target = matrix[items[r]], out[r]
+            for c in range(items.size):
+                target[c] = row[items[c]]
