@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
+from recunlearn.engine.ledger import Received
 from recunlearn.models import MODELS
 from recunlearn.models.base import ForgettableModel, Proof
 
@@ -118,3 +119,9 @@ def files_with(root, *needles):
             if needle.encode() in content or needle.encode("utf-16-le") in content
         ]
     return found
+
+
+def ask(engine, *requests):
+    """Record requests and carry them out."""
+    engine.ledger.record([Received(request) for request in requests])
+    return engine.apply(engine.pending())

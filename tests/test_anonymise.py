@@ -20,7 +20,7 @@ from recunlearn.engine.state import StatePaths
 from recunlearn.engine.verification import verify_state
 from recunlearn.engine.version import Store
 
-from .popularity import files_with, interactions
+from .popularity import ask, files_with, interactions
 
 MODELS = {"popularity": {"weight": 2.0}, "ease": {"regularization": 5.0}, "item_knn": {"K": 5}}
 ROWS = [("anna-long", "x"), ("anna-long", "y"), ("bob", "x"), ("bob", "z"), ("cleo", "y"), ("cleo", "z")]
@@ -31,12 +31,6 @@ def state(tmp_path):
     """Fit a small state."""
     fit(tmp_path / "state", interactions(ROWS), MODELS)
     return tmp_path / "state"
-
-
-def ask(engine, *requests):
-    """Record requests and carry them out."""
-    engine.ledger.record([Received(request) for request in requests])
-    return engine.apply(engine.pending())
 
 
 def stored(state):

@@ -18,7 +18,7 @@ from recunlearn.engine.snapshot import load_snapshot
 from recunlearn.engine.state import StateError, StateInUseError, StatePaths
 from recunlearn.engine.version import Store, VersionError, read_current, set_current
 
-from .popularity import POISON, files_with, interactions
+from .popularity import POISON, ask, files_with, interactions
 
 MODELS = {"popularity": {"weight": 2.0}}
 ROWS = [("anna", "x"), ("anna", "y"), ("bob", "x"), ("bob", "z"), ("cleo", "y"), ("cleo", "only-cleo")]
@@ -29,12 +29,6 @@ def state(tmp_path):
     """Fit a small state."""
     fit(tmp_path / "state", interactions(ROWS), MODELS)
     return tmp_path / "state"
-
-
-def ask(engine, *requests):
-    """Record requests and carry them out."""
-    engine.ledger.record([Received(request) for request in requests])
-    return engine.apply(engine.ledger.pending())
 
 
 def outcomes(state):
