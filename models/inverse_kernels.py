@@ -26,9 +26,10 @@ def sum_rows_of(row_items: Any, row_values: Any, matrix: Any, out: Any) -> None:
 def sparse_times_dense(indptr: Any, indices: Any, data: Any, matrix: Any, out: Any) -> None:
     """Write ``R M`` to ``out`` [k, n]; R in CSR [k, m], M [m, n], both float64.
 
-    In blocks of columns, so that a block of M is read from memory once and then from the cache.
+    In blocks of columns, so that a block of M is read from memory once and then from the cache; four terms at
+    a time, a quarter of the stores.
     """
-    width = 256
+    width = 512
     n = matrix.shape[1]
     for block in numba.prange((n + width - 1) // width):
         low, high = block * width, min(n, (block + 1) * width)
@@ -36,14 +37,17 @@ def sparse_times_dense(indptr: Any, indices: Any, data: Any, matrix: Any, out: A
             target = out[r, low:high]
             target[:] = 0.0
             last = indptr[r + 1]
-            for e in range(indptr[r], last - 1, 2):  # two terms at a time: half the stores
+            whole = last - (last - indptr[r]) % 4
+            for e in range(indptr[r], whole, 4):
                 first, second = matrix[indices[e], low:high], matrix[indices[e + 1], low:high]
+                third, fourth = matrix[indices[e + 2], low:high], matrix[indices[e + 3], low:high]
+                for_first, for_second, for_third, for_fourth = data[e], data[e + 1], data[e + 2], data[e + 3]
                 for j in range(target.size):
-                    target[j] += data[e] * first[j] + data[e + 1] * second[j]
-            if (last - indptr[r]) % 2:
-                first = matrix[indices[last - 1], low:high]
-                for j in range(target.size):
-                    target[j] += data[last - 1] * first[j]
+                    target[j] += (for_first * first[j] + for_second * second[j]) + (
+                        for_third * third[j] + for_fourth * fourth[j]
+                    )
+            for e in range(whole, last):
+                _add_multiple(target, matrix[indices[e], low:high], data[e])
 
 
 @parallel_kernel
@@ -74,39 +78,43 @@ def add_symmetric_low_rank(matrix: Any, rows: Any, signs: Any, probe: Any, produ
 
 
 @parallel_kernel
-def add_symmetric_product(matrix: Any, left: Any, right: Any) -> None:
-    """Add ``left right`` to ``matrix`` [n, n] in place, where the product is symmetric.
+def add_symmetric_product(matrix: Any, left: Any, right: Any, probe: Any, products: Any) -> None:
+    """Add ``left right'``, which is symmetric, to ``matrix`` [n, n] in place; multiply the result by ``probe``.
 
-    left float64 [n, k], right float64 [k, n], both C-contiguous. Only tiles of the lower triangle are
-    multiplied (BLAS, one thread each: the caller sets that), added, and copied across the diagonal while they
-    are in the cache: ``M_ij`` and ``M_ji`` get the same bits.
+    left and right float64 [n, k], C-contiguous; probe float64 [n]; ``products`` float64 [stripes, n] is
+    written as by :func:`add_symmetric_low_rank`. Only tiles of the lower triangle are multiplied (BLAS, one
+    thread each: the caller sets that), added, measured, and copied across the diagonal while they are in the
+    cache: ``M_ij`` and ``M_ji`` get the same bits.
     """
-    n = matrix.shape[0]
+    n, stripes = matrix.shape[0], products.shape[0]
     tiles = (n + _TILE - 1) // _TILE
-    for stripe in numba.prange(STRIPES):
-        room = np.empty(_TILE * _TILE)
-        for task in range(stripe, tiles * tiles, STRIPES):
+    for stripe in numba.prange(stripes):
+        room, measured = np.empty(_TILE * _TILE), products[stripe]
+        measured[:] = 0.0
+        for task in range(stripe, tiles * tiles, stripes):
             first, second = _TILE * (task // tiles), _TILE * (task % tiles)
             if second > first:
                 continue
-            rows, columns = slice(first, min(n, first + _TILE)), slice(second, min(n, second + _TILE))
-            height, width = rows.stop - first, columns.stop - second
-            product = room[: height * width].reshape(height, width)
-            np.dot(left[rows], np.ascontiguousarray(right[:, columns]), product)
-            for i in range(height):
-                _add_multiple(matrix[first + i, columns], product[i], 1.0)
-            _mirror_tile(matrix, first, rows.stop, second, columns.stop)
+            last, end = min(n, first + _TILE), min(n, second + _TILE)
+            product = room[: (last - first) * (end - second)].reshape(last - first, end - second)
+            np.dot(left[first:last], right[second:end].T, product)
+            for i in range(first, last):
+                row = matrix[i, second:end]
+                _add_multiple(row, product[i - first], 1.0)
+                if second < first:
+                    _add_multiple(measured[second:end], row, probe[i])
+            _mirror_tile(matrix, first, last, second, end)
+            for j in range(second, end):
+                _add_multiple(measured[first:last], matrix[j, first:last], probe[j])
 
 
 @kernel
 def _mirror_tile(matrix: Any, first: int, last: int, left: int, right: int) -> None:
-    """Copy a tile of the lower triangle across the diagonal, a cache line of it at a time."""
-    for start in range(first, last, _LINE):
-        stop = min(last, start + _LINE)
-        for j in range(left, min(right, stop)):
-            row = matrix[j]
-            for i in range(max(j + 1, start), stop):
-                row[i] = matrix[i, j]
+    """Copy a tile of the lower triangle across the diagonal; what it reads by columns stays in the cache."""
+    for j in range(left, min(right, last)):
+        row = matrix[j]
+        for i in range(max(j + 1, first), last):
+            row[i] = matrix[i, j]
 
 
 @kernel

@@ -100,8 +100,8 @@ def downdate_inverse(
 
     Notes
     -----
-    Time O((k + l) n^2), one pass over ``inverse`` if k + l is small, else BLAS on tiles of the triangle and
-    a pass to measure; extra memory O((k + l) n).
+    Time O((k + l) n^2), one pass over ``inverse``: row by row if k + l is small, else by BLAS on tiles of the
+    triangle; extra memory O((k + l) n).
 
     Examples
     --------
@@ -154,16 +154,16 @@ def _solve_lower(factor: NDArray[Any], right: FloatArray) -> FloatArray:
 def _apply_terms(
     inverse: FloatArray, added: FloatArray, removed: FloatArray, probe: FloatArray
 ) -> FloatArray:
-    n = inverse.shape[0]
+    n, rank = inverse.shape[0], added.shape[0] + removed.shape[0]
     rows, signs = np.vstack([added, removed]), np.repeat([-1.0, 1.0], [added.shape[0], removed.shape[0]])
     products = np.empty((_STRIPES, n))
-    with kernels.threads_for(rows.shape[0] * n * n):
-        if rows.shape[0] > _FEW_ROWS:
-            inverse_kernels.add_symmetric_product(
-                inverse, np.ascontiguousarray((signs[:, None] * rows).T), rows
-            )
-            rows, signs = rows[:0], signs[:0]  # what is left to do is to measure
-        inverse_kernels.add_symmetric_low_rank(inverse, rows, signs, probe, products)
+    with kernels.threads_for(rank * n * n):
+        if rank > _FEW_ROWS:
+            right = np.ascontiguousarray(rows.T)
+            left = right * signs if added.size else right
+            inverse_kernels.add_symmetric_product(inverse, left, right, probe, products)
+        else:
+            inverse_kernels.add_symmetric_low_rank(inverse, rows, signs, probe, products)
     total: FloatArray = products.sum(axis=0)
     return total
 
@@ -200,12 +200,25 @@ class Probes:
         True
         """
         n_items = user_items.shape[1]
-        draws = np.random.default_rng(2019).standard_normal((_PROBES, n_items))
-        directions = np.rint(_PROBE_UNITS * draws)
+        directions = _directions(n_items)
         largest = np.abs(directions).max(initial=0.0)
         row_sums = _gram_times(user_items, np.ones((1, n_items)))
         exact = gram_is_exact(user_items) and largest * row_sums.max(initial=0.0) < 2.0**53
         return cls(directions, _gram_times(user_items, directions), bool(exact))
+
+    @classmethod
+    def of_gram(cls, gram: NDArray[np.int64]) -> "Probes":
+        """Multiply the same directions by a Gram of whole numbers: the same bits where that is exact.
+
+        Examples
+        --------
+        >>> Probes.of_gram(np.array([[1, 2], [2, 4]])).exact
+        True
+        """
+        directions = _directions(gram.shape[0])
+        largest = np.abs(directions).max(initial=0.0)
+        exact = largest * float(gram.sum(axis=1, dtype=np.float64).max(initial=0.0)) < 2.0**53
+        return cls(directions, directions @ gram.astype(np.float64), bool(exact))
 
     def without(self, change: Change) -> "Probes":
         """Return the probes of what is kept after ``change``."""
@@ -240,6 +253,11 @@ class Probes:
         if not inverse.size:
             return 0.0
         return max(self.spot_bound(k, inverse @ self.probe(k, regularization)) for k in range(_PROBES))
+
+
+def _directions(n_items: int) -> FloatArray:
+    draws = np.random.default_rng(2019).standard_normal((_PROBES, n_items))
+    return np.asarray(np.rint(_PROBE_UNITS * draws))
 
 
 def _gram_times(rows: Interactions, directions: FloatArray) -> FloatArray:

@@ -62,17 +62,20 @@ def test_add_symmetric_low_rank(n, rank, stripes):
 
 @pytest.mark.parametrize("n", [0, 1, 9, 191, 192, 193, 390])
 @pytest.mark.parametrize("rank", [1, 7])
-def test_add_symmetric_product(n, rank):
-    """A symmetric product of two sides is added to both triangles with the same bits, edges included."""
+@pytest.mark.parametrize("stripes", [1, 3])
+def test_add_symmetric_product(n, rank, stripes):
+    """Both triangles get the same bits, edges included, and the result is multiplied by the probe."""
     rng = np.random.default_rng(n + rank)
     start = rng.standard_normal((n, n))
     start += start.T
-    rows, signs = rng.standard_normal((rank, n)), rng.choice([-1.0, 1.0], rank)
-    matrix = start.copy()
-    inverse_kernels.add_symmetric_product(matrix, np.ascontiguousarray((signs[:, None] * rows).T), rows)
+    rows, signs, probe = rng.standard_normal((rank, n)), rng.choice([-1.0, 1.0], rank), rng.standard_normal(n)
+    matrix, products = start.copy(), np.full((stripes, n), np.nan)
+    right = np.ascontiguousarray(rows.T)
+    inverse_kernels.add_symmetric_product(matrix, right * signs, right, probe, products)
     expected = start + sum(sign * np.outer(row, row) for sign, row in zip(signs, rows, strict=True))
     assert np.allclose(matrix, expected, rtol=1e-12, atol=1e-12)
     assert np.array_equal(matrix, matrix.T)
+    assert np.allclose(products.sum(axis=0), expected @ probe, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 65, 130])
