@@ -49,7 +49,7 @@ class EASE(ItemModel):
     True
     >>> ids, scores = model.recommend(3, x[3], N=1)
     >>> ids
-    array([1])
+    array([1], dtype=int32)
     """
 
     name: ClassVar[str] = "ease"
@@ -111,9 +111,8 @@ class EASE(ItemModel):
 
     def _derive(self, user_items: Interactions, fresh_gram: IntArray | FloatArray) -> None:
         """Compute everything afresh from what is kept."""
-        inverse = ridge_inverse(fresh_gram, self.regularization)
         counts = item_counts(user_items)
-        isolate_items(inverse, np.flatnonzero(counts == 0), self.regularization)
+        inverse = fresh_inverse(fresh_gram, counts, self.regularization)
         probes = Probes.of(user_items)
         bound = probes.bound(inverse, self.regularization)
         self._gram = fresh_gram
@@ -188,6 +187,10 @@ class EASE(ItemModel):
         if self._counts is None:
             self._counts = item_counts(self.user_items)
         return self._counts
+
+    def serve_items(self, counts: IntVector) -> None:
+        """Recommend what anybody has, where the model's own rows are only a part: int64 [n_items], users."""
+        self._counts = counts
 
     def _score_row(self, items: NDArray[np.int32], values: FloatArray) -> tuple[FloatArray, BoolArray]:
         scores = np.zeros(self.n_items)
@@ -292,6 +295,19 @@ class EASE(ItemModel):
         model._bound, model._fresh_bound = self._bound, self._fresh_bound
         model._has_forgotten = self._has_forgotten
         return model
+
+
+def fresh_inverse(gram: IntArray | FloatArray, counts: IntVector, regularization: float) -> FloatArray:
+    """Compute P of a Gram; an item that nobody has (``counts`` 0) is alone in it, exactly.
+
+    Raises
+    ------
+    ValueError
+        As ``ridge_inverse.ridge_inverse``.
+    """
+    inverse = ridge_inverse(gram, regularization)
+    isolate_items(inverse, np.flatnonzero(counts == 0), regularization)
+    return inverse
 
 
 def _gram_without(gram: IntArray | FloatArray, change: Change) -> IntArray | FloatArray | None:

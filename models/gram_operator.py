@@ -110,14 +110,17 @@ class _OnePass:
 class _Formed:
     """``X' D X`` as a dense matrix: for few items."""
 
-    def __init__(self, weights: Interactions, row_scale: NDArray[np.float64]) -> None:
-        scaled = weights.data * np.repeat(np.sqrt(row_scale), np.diff(weights.indptr))
-        rows: Interactions = sp.csr_matrix((scaled, weights.indices, weights.indptr), shape=weights.shape)
-        self._gram = np.asarray(gram(rows), dtype=np.float64)
-        self._narrow = self._gram.astype(np.float32)
+    def __init__(self, matrix: NDArray[np.float64]) -> None:
+        self._gram, self._narrow = matrix, matrix.astype(np.float32)
 
     def times(self, block: FloatMatrix) -> FloatMatrix:
         return np.asarray((self._narrow if block.dtype == np.float32 else self._gram) @ block)
+
+
+def _form(weights: Interactions, row_scale: NDArray[np.float64]) -> _Formed:
+    scaled = weights.data * np.repeat(np.sqrt(row_scale), np.diff(weights.indptr))
+    rows: Interactions = sp.csr_matrix((scaled, weights.indices, weights.indptr), shape=weights.shape)
+    return _Formed(np.asarray(gram(rows), dtype=np.float64))
 
 
 def dense_is_cheaper(n_items: int, entries: int) -> bool:
@@ -134,7 +137,75 @@ def dense_is_cheaper(n_items: int, entries: int) -> bool:
     return 0 < n_items <= DENSE_MOST_ITEMS and n_items * n_items <= entries
 
 
-class GramOperator:
+class ItemGram:
+    """``G~ = D_i^-b M D_i^-b`` applied to blocks of columns, whatever M is made of.
+
+    Attributes
+    ----------
+    shape : (n_users, n_items).
+    item_scale : float64 [n_items], ``d_i^-b``.
+    longest : int, the longest chain of additions behind one entry of ``G~ V``; 0 without interactions.
+    """
+
+    shape: tuple[int, int]
+    item_scale: NDArray[np.float64]
+    longest: int
+    _form: "_Formed | _OnePass | _TwoPasses"
+
+    def apply(self, block: FloatMatrix) -> FloatMatrix:
+        """Compute ``G~ V``: [n_items, k] of the dtype of ``block``, float [n_items, k]."""
+        width = COLUMNS_BYTES // block.dtype.itemsize
+        scale = self.item_scale.astype(block.dtype)[:, None]
+        product = np.empty_like(block, order="C")
+        for at in range(0, block.shape[1], width):
+            strip = slice(at, at + width)
+            product[:, strip] = self._form.times(self._scaled(block[:, strip]))
+        product *= scale
+        return product
+
+    def _scaled(self, block: FloatMatrix) -> FloatMatrix:
+        return np.ascontiguousarray(block * self.item_scale.astype(block.dtype)[:, None])
+
+
+class SummedGram(ItemGram):
+    """The operator of ``M = X' D_u^-2a X`` that was summed up elsewhere: no interactions are needed.
+
+    Parameters
+    ----------
+    matrix : M, float64 [n_items, n_items], symmetric; not copied.
+    item_degrees : float64 [n_items], the sums of the values of each item, with 1 in place of 0.
+    item_power : b.
+    users : how many rows M sums up.
+    rounding : how much each entry of M may be off by, relative, in units of float64's eps.
+
+    Notes
+    -----
+    An application to k columns costs O(n_items^2 k).
+
+    Examples
+    --------
+    >>> x = np.array([[1.0, 1.0], [0.0, 1.0]])
+    >>> SummedGram(x.T @ x, np.ones(2), 0.0, users=2, rounding=0).apply(np.eye(2))
+    array([[1., 1.],
+           [1., 2.]])
+    """
+
+    def __init__(
+        self,
+        matrix: NDArray[np.float64],
+        item_degrees: NDArray[np.float64],
+        item_power: float,
+        *,
+        users: int,
+        rounding: int,
+    ) -> None:
+        self.shape = (users, matrix.shape[0])
+        self.item_scale = item_degrees**-item_power
+        self._form = _Formed(matrix)
+        self.longest = matrix.shape[0] + rounding if users else 0
+
+
+class GramOperator(ItemGram):
     """``G~ = X~'X~`` with ``X~ = D_u^-a X D_i^-b``, applied to blocks of columns.
 
     With few items and many interactions the Gram is formed once (:func:`dense_is_cheaper`). Else its
@@ -169,7 +240,7 @@ class GramOperator:
     """
 
     def __init__(self, weights: Interactions, user_power: float, item_power: float) -> None:
-        self.shape: tuple[int, int] = weights.shape
+        self.shape = weights.shape
         self.user_scale = degrees(weights, axis=1) ** -user_power
         self.item_scale = degrees(weights, axis=0) ** -item_power
         self._users = _Pattern(weights, BLOCKS_PER_THREAD * numba.get_num_threads())
@@ -180,7 +251,7 @@ class GramOperator:
 
     def _cheapest(self, weights: Interactions) -> "_Formed | _OnePass | _TwoPasses":
         if dense_is_cheaper(weights.shape[1], weights.nnz):
-            return _Formed(weights, self.user_scale**2)
+            return _form(weights, self.user_scale**2)
         if weights.shape[0] * STRIP_BYTES > CACHE_BYTES:
             return _OnePass(weights, self.user_scale**2)
         return _TwoPasses(self._users, weights, self.user_scale**2)
@@ -188,17 +259,3 @@ class GramOperator:
     def rows_times(self, block: FloatMatrix) -> FloatMatrix:
         """Compute ``X~ V``: [n_users, k] of the dtype of ``block``, float [n_items, k]."""
         return self._users.row_sums(self._scaled(block), self.user_scale)
-
-    def apply(self, block: FloatMatrix) -> FloatMatrix:
-        """Compute ``G~ V``: [n_items, k] of the dtype of ``block``, float [n_items, k]."""
-        width = COLUMNS_BYTES // block.dtype.itemsize
-        scale = self.item_scale.astype(block.dtype)[:, None]
-        product = np.empty_like(block, order="C")
-        for at in range(0, block.shape[1], width):
-            strip = slice(at, at + width)
-            product[:, strip] = self._form.times(self._scaled(block[:, strip]))
-        product *= scale
-        return product
-
-    def _scaled(self, block: FloatMatrix) -> FloatMatrix:
-        return np.ascontiguousarray(block * self.item_scale.astype(block.dtype)[:, None])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from . import kernels, neighbour_kernels
 from .base import Arrays, Change, Interactions, IntVector, Proof, Scalar
 from .item_model import BoolArray, ItemModel, restricted
-from .statistics import COARSE_UNITS, CoOccurrence, csr_arrays, gram_is_exact, select_rows
+from .statistics import COARSE_UNITS, CoOccurrence, csr_arrays, gram_is_exact, item_counts, select_rows
 
 FloatArray: TypeAlias = NDArray[np.float64]
 Weighting: TypeAlias = Literal["cosine", "tfidf", "bm25"]
@@ -45,15 +45,18 @@ def weigh_bm25_counts(user_items: Interactions, k1: float, b: float) -> Interact
     return weights
 
 
-def bm25_factor(user_items: Interactions, k1: float, b: float) -> FloatArray:
+def bm25_factor(counts: IntVector, value: float, k1: float, b: float) -> FloatArray:
     """Compute what an item brings to BM25 where all values are the same v; float64 [n_items].
 
     ``v (K1 + 1) / (K1 (1 - B + B len_i / mean len) + v)``, 0 for an item without interactions.
+
+    Parameters
+    ----------
+    counts : int64 [n_items], the users of each item.
     """
-    if not user_items.nnz:
-        return np.zeros(user_items.shape[1])
-    value = float(user_items.data[0])
-    lengths = value * np.bincount(user_items.indices, minlength=user_items.shape[1])
+    if not counts.any():
+        return np.zeros(counts.size)
+    lengths = value * counts
     factor = value * (k1 + 1.0) / (k1 * ((1.0 - b) + b * lengths / lengths.mean()) + value)
     return np.where(lengths > 0, factor, 0.0)
 
@@ -114,7 +117,7 @@ class ItemKNN(ItemModel):
            [0.   , 1.   , 0.707],
            [0.   , 0.707, 1.   ]])
     >>> model.recommend(3, x[3])
-    (array([1]), array([0.5]))
+    (array([1], dtype=int32), array([0.5]))
     """
 
     name: ClassVar[str] = "item_knn"
@@ -164,15 +167,17 @@ class ItemKNN(ItemModel):
         pairs = CoOccurrence.of(weights, units)
         everything = np.arange(user_items.shape[1])
         if self.weighting != "bm25":
-            factor = _inverse_norms(pairs.diagonal(everything))
+            factor = inverse_norms(pairs.diagonal(everything))
         elif units is None:
             factor = np.ones(everything.size)
         else:
-            factor = bm25_factor(user_items, self.K1, self.B)
-        lists = _empty_lists(everything.size, self.K)
-        _rank(everything, pairs, factor, lists)
-        self._similarity = _pack(*lists)
+            factor = self._bm25_factor(user_items)
+        self._similarity = nearest(pairs, factor, self.K)
         self._pairs, self._factor = (None, None) if units is None else (pairs, factor)
+
+    def _bm25_factor(self, user_items: Interactions) -> FloatArray:
+        value = float(user_items.data[0]) if user_items.nnz else 1.0
+        return bm25_factor(item_counts(user_items), value, self.K1, self.B)
 
     def _forget(self, change: Change) -> None:
         lost = np.diff(change.before.indptr) != np.diff(change.after.indptr)
@@ -202,11 +207,11 @@ class ItemKNN(ItemModel):
         pairs.subtract(before, after, touched)
         lists = _unpack(self.similarity, self.K)
         if self.weighting == "bm25":
-            factor = bm25_factor(change.user_items, self.K1, self.B)
+            factor = self._bm25_factor(change.user_items)
             again = np.arange(self.n_items)
         else:
             factor = old_factor.copy()
-            factor[touched] = _inverse_norms(pairs.diagonal(touched))
+            factor[touched] = inverse_norms(pairs.diagonal(touched))
             again = _stale_lists(pairs, touched, factor, old_factor, lists)
         _rank(again, pairs, factor, lists)
         self._similarity, self._factor = _pack(*lists), factor
@@ -311,7 +316,7 @@ def _can_subtract(pairs: CoOccurrence, before: Interactions, after: Interactions
     return bool(_fit_units(after) and not weighed_nothing.any())
 
 
-def _inverse_norms(diagonal: FloatArray) -> FloatArray:
+def inverse_norms(diagonal: FloatArray) -> FloatArray:
     """Return ``1 / sqrt(C_ii)``, 0 for an item that weighs nothing."""
     norms = np.sqrt(diagonal)
     return np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0.0)
@@ -341,6 +346,13 @@ def _pack(ids: NDArray[np.int32], scores: FloatArray, counts: IntVector) -> Inte
     lists.has_sorted_indices = True
     lists.has_canonical_format = True
     return lists
+
+
+def nearest(pairs: CoOccurrence, factor: FloatArray, k: int) -> Interactions:
+    """Rank everything afresh: the lists of the ``k`` nearest, CSR [n_items, n_items]."""
+    lists = _empty_lists(factor.size, k)
+    _rank(np.arange(factor.size), pairs, factor, lists)
+    return _pack(*lists)
 
 
 def _rank(items: IntVector, pairs: CoOccurrence, factor: FloatArray, lists: Lists) -> None:

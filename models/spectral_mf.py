@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .base import Arrays, Change, Interactions, IntVector, Proof, Scalar
 from .certificate import Certificate
 from .factorization import Factorization, FloatArray
-from .gram_operator import GramOperator
+from .gram_operator import GramOperator, ItemGram
 from .item_model import restricted
 from .progress import Report, solver_progress
 from .regularization_path import best_rank, hold_out
@@ -29,6 +29,7 @@ from .spectral_solver import (
     widened,
 )
 from .spectral_update import Update, closed_form_start
+from .statistics import item_counts
 from .subspace import RitzPairs, rayleigh_ritz, shrinkage
 from .threads import one_blas_thread
 
@@ -158,13 +159,16 @@ class SpectralMF(Factorization):
     def _fit(self, user_items: Interactions, show_progress: bool) -> None:
         with one_blas_thread(), solver_progress("SpectralMF", show_progress, self._callback) as report:
             gram = self._gram(user_items)
-            solution, spent = self._solve(gram, user_items, report)
+            solution, spent = self.solve(gram, user_items, report)
             self._settle_at(gram, user_items, solution, spent)
 
-    def _solve(
-        self, gram: GramOperator, user_items: Interactions, report: Report | None = None
+    def solve(
+        self, gram: ItemGram, user_items: Interactions | None, report: Report | None = None
     ) -> tuple[Solution, int]:
-        """Solve from scratch, choosing lambda if it is not given; the solution and the passes before it."""
+        """Solve from scratch, choosing lambda if it is not given; the solution and the passes before it.
+
+        ``user_items`` is read only to hold interactions out, where lambda is "auto".
+        """
         given = self.regularization if isinstance(self.regularization, float) else None
         if not gram.longest:
             return nothing(gram, given or 1.0), 0
@@ -185,16 +189,18 @@ class SpectralMF(Factorization):
             raise ValueError("lambda is not chosen yet; call fit(user_items) first")
         return self.regularization
 
-    def _chosen_rank(self, user_items: Interactions) -> tuple[int, NDArray[np.float64] | None, int]:
+    def _chosen_rank(self, user_items: Interactions | None) -> tuple[int, NDArray[np.float64] | None, int]:
         """Return the rank that lambda is chosen for, a first guess of the subspace, and the passes spent."""
         if self.regularization != "auto":
             return self.factors, None, 0
+        if user_items is None:
+            raise ValueError("lambda by hold-out ('auto') needs interactions, not their sums; give lambda")
         split = hold_out(user_items)
         gram = self._gram(split.training)
         pairs, spent = self._start(gram)
         return best_rank(gram, pairs, split, self.factors), pairs.vectors, spent
 
-    def _start(self, gram: GramOperator, guess: NDArray[np.float64] | None = None) -> tuple[RitzPairs, int]:
+    def _start(self, gram: ItemGram, guess: NDArray[np.float64] | None = None) -> tuple[RitzPairs, int]:
         """Find the leading subspace well enough to choose lambda: the pairs and the passes spent."""
         width = self.factors + max(32, int(OVERSAMPLING * self.factors))
         if gram.shape[1] <= 2 * width:
@@ -204,7 +210,7 @@ class SpectralMF(Factorization):
         return pairs, spent + 2
 
     @staticmethod
-    def _wide_enough(gram: GramOperator, pairs: RitzPairs, threshold: float) -> bool:
+    def _wide_enough(gram: ItemGram, pairs: RitzPairs, threshold: float) -> bool:
         """Tell whether a quarter of the work subspace or sixteen directions lie below lambda."""
         width = pairs.values.size
         below = int((pairs.values <= threshold**2).sum())
@@ -232,7 +238,7 @@ class SpectralMF(Factorization):
         gram = self._gram(change.user_items)
         update = self._warm_start(gram, change)
         if update is None or not self._wide_enough(gram, update.pairs, self._threshold):
-            self._settle_at(gram, change.user_items, *self._solve(gram, change.user_items), change)
+            self._settle_at(gram, change.user_items, *self.solve(gram, change.user_items), change)
             return
         attempt = self._attempt(gram, change, update.pairs, 0.8 * update.influence)
         for _ in range(2):
@@ -305,17 +311,20 @@ class SpectralMF(Factorization):
         self, gram: GramOperator, user_items: Interactions, solution: Solution
     ) -> tuple[FloatArray, FloatArray]:
         """Form ``P = X~ V f^1/2`` and ``Q = D_i^b V f^1/2`` in the published dtype; empty rows are zero."""
-        roots = np.sqrt(shrinkage(solution.pairs.values, solution.threshold))
-        rank = max(int((roots > 0).sum()), 1)
-        directions = solution.pairs.vectors[:, :rank] * roots[:rank]
+        directions = solution.directions()
+        rank = directions.shape[1]
         users = np.empty((gram.shape[0], rank), self.dtype)
         for at in range(0, rank, COLUMNS_AT_ONCE):
             strip = slice(at, at + COLUMNS_AT_ONCE)
             users[:, strip] = gram.rows_times(directions[:, strip])
+        return users, self.item_factors_of(gram, item_counts(user_items), directions)
+
+    def item_factors_of(self, gram: ItemGram, counts: IntVector, directions: FloatArray) -> FloatArray:
+        """Form ``Q = D_i^b V f^1/2`` in the published dtype; zero for an item that nobody has."""
         items = np.empty(directions.shape, self.dtype)
         np.divide(directions, gram.item_scale[:, None], out=items, casting="same_kind")
-        items[np.bincount(user_items.indices, minlength=gram.shape[1]) == 0] = 0.0
-        return users, items
+        items[counts == 0] = 0.0
+        return items
 
     def _certify(
         self,

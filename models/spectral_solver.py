@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .gram_operator import GramOperator
+from .gram_operator import ItemGram
 from .outside import outside_bound
 from .progress import Report
 from .spectral_bound import Residuals, distance_bound
@@ -60,6 +60,12 @@ class Solution:
     outside: float
     applications: int
 
+    def directions(self) -> FloatMatrix:
+        """``V f^1/2`` of the active pairs, at least one: float64 [n_items, rank]."""
+        roots = np.sqrt(shrinkage(self.pairs.values, self.threshold))
+        rank = max(int((roots > 0).sum()), 1)
+        return np.asarray(self.pairs.vectors[:, :rank] * roots[:rank])
+
 
 def round_regularization(value: float) -> float:
     """Round lambda up to three digits, so that as a statistic of everybody it says little about anybody.
@@ -80,20 +86,20 @@ def norm_of(pairs: RitzPairs, threshold: float) -> float:
     return float(np.linalg.norm(np.sqrt(np.maximum(pairs.values, 0.0)) * shrinkage(pairs.values, threshold)))
 
 
-def random_start(gram: GramOperator, width: int) -> RitzPairs:
+def random_start(gram: ItemGram, width: int) -> RitzPairs:
     """Ritz pairs on ``G~`` times a seeded Gaussian block [n_items, width]: two applications."""
     draws = np.random.default_rng(SEED).standard_normal((gram.shape[1], width), dtype=np.float32)
     (basis,) = orthonormalise(gram.apply(draws))
     return rayleigh_ritz(basis, gram.apply(basis), orthonormal=True)
 
 
-def whole_space(gram: GramOperator) -> RitzPairs:
+def whole_space(gram: ItemGram) -> RitzPairs:
     """All eigenpairs of ``G~``: for few items, O(n^3)."""
     identity = np.eye(gram.shape[1])
     return rayleigh_ritz(identity, gram.apply(identity), orthonormal=True)
 
 
-def widened(gram: GramOperator, pairs: RitzPairs, width: int) -> RitzPairs:
+def widened(gram: ItemGram, pairs: RitzPairs, width: int) -> RitzPairs:
     """Add random directions until there are ``width``: two applications to the new ones."""
     missing = width - pairs.values.size
     fresh = gram.apply(np.random.default_rng(SEED + width).standard_normal((gram.shape[1], missing)))
@@ -102,13 +108,13 @@ def widened(gram: GramOperator, pairs: RitzPairs, width: int) -> RitzPairs:
     return rayleigh_ritz(basis, gram.apply(basis), orthonormal=True)
 
 
-def nothing(gram: GramOperator, threshold: float) -> Solution:
+def nothing(gram: ItemGram, threshold: float) -> Solution:
     """Solve for no interactions at all: everything is zero, exactly."""
     nowhere = np.zeros((gram.shape[1], 1))
     return Solution(RitzPairs(np.zeros(1), nowhere, nowhere, np.eye(1)), threshold, 0.0, 0.0, 0)
 
 
-def settle(gram: GramOperator, start: RitzPairs, factors: int) -> tuple[RitzPairs, int]:
+def settle(gram: ItemGram, start: RitzPairs, factors: int) -> tuple[RitzPairs, int]:
     """Filter until the ``(factors + 1)``-th singular value is known to about three digits.
 
     Returns
@@ -134,7 +140,7 @@ def settle(gram: GramOperator, start: RitzPairs, factors: int) -> tuple[RitzPair
 
 
 def converge(
-    gram: GramOperator,
+    gram: ItemGram,
     start: RitzPairs,
     threshold: float,
     target: Target,
@@ -184,9 +190,7 @@ def converge(
     return Solution(pairs, threshold, distance, outside, applications)
 
 
-def _filter(
-    gram: GramOperator, pairs: RitzPairs, lowest: float, degree: int, dtype: DTypeLike
-) -> FloatMatrix:
+def _filter(gram: ItemGram, pairs: RitzPairs, lowest: float, degree: int, dtype: DTypeLike) -> FloatMatrix:
     """Filter and orthonormalise, with passes in ``dtype``: float64 [n_items, k]. The cut: >= ``lowest``."""
     if not degree:
         return orthonormalise(pairs.vectors.astype(np.float64))[0]
@@ -223,7 +227,7 @@ def predicted_degree(pairs: RitzPairs, threshold: float, goal: float) -> int:
     return LARGEST_DEGREE
 
 
-def _outside(gram: GramOperator, pairs: RitzPairs, threshold: float) -> float:
+def _outside(gram: ItemGram, pairs: RitzPairs, threshold: float) -> float:
     """Bound ``G~`` outside the Ritz vectors, from above; rounding of the products included."""
     if pairs.values.size >= gram.shape[1]:
         return 0.0
@@ -234,12 +238,12 @@ def _outside(gram: GramOperator, pairs: RitzPairs, threshold: float) -> float:
     return bound + _product_rounding(gram, pairs)
 
 
-def _product_rounding(gram: GramOperator, pairs: RitzPairs) -> float:
+def _product_rounding(gram: ItemGram, pairs: RitzPairs) -> float:
     """Bound the rounding in a column of ``G~ V``: gamma_p ``||X~|'|X~||_2``, and X~ is not negative."""
     return (gram.longest + 16) * np.finfo(np.float64).eps * float(pairs.values[0])
 
 
-def _residuals(gram: GramOperator, pairs: RitzPairs, threshold: float, outside: float) -> Residuals:
+def _residuals(gram: ItemGram, pairs: RitzPairs, threshold: float, outside: float) -> Residuals:
     """Collect the residuals, made larger by what rounding can hide in them."""
     errors = pairs.residuals
     width = pairs.values.size

@@ -341,7 +341,8 @@ def _require_fixed_point(weights: Interactions) -> None:
     if smallest**2 < 2.0**-22 or largest**2 * rows > 2.0**38 or rows > 2**24:
         raise SumsError(
             f"weights from {smallest:g} to {largest:g} over {rows} rows do not fit the fixed point of "
-            "the sums (products of 2^-22 and more, sums up to 2^38): scale the values, or sum fewer rows at a time"
+            "the sums (products of 2^-22 and more, sums up to 2^38): scale the values, or sum fewer rows "
+            "at a time"
         )
 
 
