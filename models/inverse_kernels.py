@@ -79,7 +79,7 @@ def add_symmetric_low_rank(matrix: Any, rows: Any, signs: Any, probe: Any, produ
 
 @parallel_kernel
 def add_symmetric_product(matrix: Any, left: Any, right: Any, probe: Any, products: Any) -> None:
-    """Add ``left right'``, which is symmetric, to ``matrix`` [n, n] in place; multiply the result by ``probe``.
+    """Add ``left right'`` to ``matrix`` [n, n] in place and multiply the result by ``probe``; all symmetric.
 
     left and right float64 [n, k], C-contiguous; probe float64 [n]; ``products`` float64 [stripes, n] is
     written as by :func:`add_symmetric_low_rank`. Only tiles of the lower triangle are multiplied (BLAS, one

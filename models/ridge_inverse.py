@@ -141,9 +141,9 @@ def _downdate_terms(
 
 
 def _solve_lower(factor: NDArray[Any], right: FloatArray) -> FloatArray:
-    """Solve ``L Y = R``: for few rows, each in turn; BLAS would wake its threads for them."""
+    """Solve ``L Y = R``, which may overwrite R; few rows each in turn: BLAS would wake threads for them."""
     if factor.shape[0] > _FEW_ROWS:
-        solved: FloatArray = scipy.linalg.blas.dtrsm(1.0, factor.T, right.T, side=1, lower=0, overwrite_b=0).T
+        solved: FloatArray = scipy.linalg.blas.dtrsm(1.0, factor.T, right.T, side=1, lower=0, overwrite_b=1).T
         return solved
     out = np.empty_like(right)
     for r in range(factor.shape[0]):
