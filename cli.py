@@ -14,6 +14,7 @@ import typer
 
 from .commands import dead_letters, receipts
 from .commands.bench import bench
+from .commands.cancel import cancel
 from .commands.datasets import datasets
 from .commands.demo import demo
 from .commands.evaluate import evaluate
@@ -30,6 +31,7 @@ from .commands.verify import verify
 COMMANDS: tuple[Callable[..., Any], ...] = (
     fit,
     forget,
+    cancel,
     readmit,
     run,
     status,

@@ -29,7 +29,7 @@ from .deadline import warn_of_overdue
 from .fence import FenceKey
 from .id_index import IdIndex
 from .interactions import rewrite_store
-from .ledger import Ledger, Pending
+from .ledger import Ledger, Pending, TakenBackError
 from .purge import purge, scan_for_ids
 from .receipts import ReceiptLog, give_receipts
 from .removal import Removal, plan_removal
@@ -153,9 +153,9 @@ class Engine(Closable):
         except ForgettingError as error:
             self._load()
             if len(batch) == 1:
-                self.ledger.fail(batch[0].seq, str(error))
+                failed = self.ledger.fail(batch[0].seq, str(error))
                 _log.error("a request failed: %s", error)
-                report = CycleReport(self.manifest.version, 0, 1)
+                report = CycleReport(self.manifest.version, 0, int(failed))
             else:
                 report = None
         self._was_cut_off = False
@@ -185,9 +185,9 @@ class Engine(Closable):
 
     def _cycle(self, batch: Sequence[Pending]) -> CycleReport:
         started = time.perf_counter()
-        removal = plan_removal(batch, self._users, self._items, self._user_items)
-        version = self.manifest.version + (0 if removal.is_empty() else 1)
-        cycle = self.ledger.begin_cycle(version, removal.outcomes)
+        removal, version, cycle = self._take_up(batch)
+        if cycle is None:
+            return CycleReport(self.manifest.version, 0, 0)
         try:
             renamed = new_ids(self._users.series.gather(removal.anonymous), self._users.series)
             next_version = None if removal.is_empty() else self._forget(removal, renamed)
@@ -208,6 +208,16 @@ class Engine(Closable):
         phases = ", ".join(f"{name} {taken:.2f} s" for name, taken in seconds.items())
         _log.info("version %d: %d requests erased: %s", self.manifest.version, erased, phases)
         return CycleReport(self.manifest.version, erased, 0, seconds)
+
+    def _take_up(self, batch: Sequence[Pending]) -> tuple[Removal, int, int | None]:
+        """Plan a batch and begin its cycle, without what is taken back meanwhile; None: nothing is left."""
+        while True:
+            removal = plan_removal(batch, self._users, self._items, self._user_items)
+            version = self.manifest.version + (0 if removal.is_empty() else 1)
+            try:
+                return removal, version, self.ledger.begin_cycle(version, removal.outcomes) if batch else None
+            except TakenBackError as error:
+                batch = [one for one in batch if one.seq not in error.seqs]
 
     @property
     def _user_items(self) -> Any:

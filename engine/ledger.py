@@ -3,12 +3,14 @@
 Clear ids are here from *received* to *erased* only; then a keyed hash is left. ``secure_delete`` zeroes
 what is freed, and :meth:`Ledger.purge` empties the write-ahead log.
 
-Its parts are a file each: the tables (:mod:`.ledger_file`), the intake (:mod:`.ledger_intake`), the dead
-letters (:mod:`.ledger_letters`), the cycles (:mod:`.ledger_cycles`), the reports (:mod:`.ledger_reports`);
+Its parts are a file each: the tables (:mod:`.ledger_file`), the intake (:mod:`.ledger_intake`), what is
+taken back (:mod:`.ledger_cancel`), the dead letters (:mod:`.ledger_letters`), the cycles
+(:mod:`.ledger_cycles`), the reports (:mod:`.ledger_reports`);
 the states a request may be in are :data:`~.request_states.TRANSITIONS`.
 """
 
-from .ledger_cycles import Cycles
+from .ledger_cancel import Cancelled
+from .ledger_cycles import Cycles, TakenBackError
 from .ledger_file import LedgerError
 from .ledger_intake import Intake
 from .ledger_letters import Letters
@@ -19,6 +21,7 @@ from .request_states import TRANSITIONS
 
 __all__ = [
     "TRANSITIONS",
+    "Cancelled",
     "Cycle",
     "DeadLetter",
     "DoneRequest",
@@ -26,6 +29,7 @@ __all__ = [
     "LedgerError",
     "Pending",
     "Received",
+    "TakenBackError",
 ]
 
 

@@ -7,13 +7,26 @@ from typing import Any
 
 import msgspec
 
-from .ledger_fence import LedgerFence
+from .ledger_cancel import Cancelling
 from .ledger_file import LedgerError
 from .ledger_records import Cycle, Pending
 from .requests import AccountDeletion, Anonymisation, InteractionRemoval, Readmission, Request
 
 
-class Cycles(LedgerFence):
+class TakenBackError(LedgerError):
+    """Requests were taken back before a cycle could take them up; nothing was done.
+
+    Attributes
+    ----------
+    seqs : their numbers: plan again without them.
+    """
+
+    def __init__(self, seqs: set[int]) -> None:
+        super().__init__(f"{len(seqs)} requests were cancelled: they cannot become erasing")
+        self.seqs = seqs
+
+
+class Cycles(Cancelling):
     """Requests on their way from waiting to done."""
 
     def pending(self, limit: int = -1) -> list[Pending]:
@@ -33,8 +46,15 @@ class Cycles(LedgerFence):
         version : the version that will be without them.
         outcomes : seq -> ``"removed"``, ``"anonymised"``, or ``"nothing"`` where nothing of the subject was
             kept.
+
+        Raises
+        ------
+        TakenBackError
+            Some of them were cancelled meanwhile.
         """
         with self._transaction("begin a cycle") as connection:
+            if outcomes and (gone := self.taken_back(min(outcomes)) & outcomes.keys()):
+                raise TakenBackError(gone)
             cycle = connection.execute(
                 "INSERT INTO cycles (version, state) VALUES (?, 'open')", (version,)
             ).lastrowid
@@ -122,13 +142,21 @@ class Cycles(LedgerFence):
         row = self._connection.execute("SELECT max(version) FROM cycles WHERE state != 'open'").fetchone()
         return int(row[0] or 0)
 
-    def fail(self, seq: int, reason: str) -> None:
-        """Mark a request that a model could not forget. ``reason`` must not name anybody."""
+    def fail(self, seq: int, reason: str) -> bool:
+        """Mark a request that a model could not forget. ``reason`` must not name anybody.
+
+        Returns
+        -------
+        False if it was taken back meanwhile: then it is no duty any more.
+        """
         with self._transaction("mark a request failed") as connection:
+            if seq in self.taken_back(seq):
+                return False
             self._move([seq], "failed")
             connection.execute(
                 "UPDATE requests SET reason = ?, cycle = NULL, outcome = NULL WHERE seq = ?", (reason, seq)
             )
+        return True
 
     def retry_failed(self) -> int:
         """Put failed requests back among those that wait; returns how many."""

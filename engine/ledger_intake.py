@@ -4,7 +4,6 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from .ledger_fence import LedgerFence
-from .ledger_file import LedgerError
 from .ledger_letters import Coordinates, close_letters
 from .ledger_records import DeadLetter, Received
 from .requests import InteractionRemoval, Readmission, Request, canonical_id
@@ -136,30 +135,6 @@ class Intake(LedgerFence):
                 "SELECT partition, next_offset FROM positions WHERE source = ?", (source,)
             )
         )
-
-    def cancel(self, request_id: str) -> None:
-        """Take a request back before it is taken up; the fence it alone put up comes down.
-
-        Raises
-        ------
-        LedgerError
-            It is unknown, or erasing has begun.
-        """
-        with self._transaction("cancel a request") as connection:
-            row = connection.execute(
-                "SELECT seq, subject FROM requests WHERE request_key = ?", (self._key.request(request_id),)
-            ).fetchone()
-            if row is None:
-                raise LedgerError(f"request {request_id!r} is not in the ledger; was it read already?")
-            seq, subject = row
-            self._move([seq], "cancelled")
-            connection.execute(
-                "UPDATE requests SET request_id = ? WHERE seq = ?",
-                (self._unlinked(request_id, self._ids()[seq][1]), seq),
-            )
-            self._drop_ids({seq})
-            self._lower_fence(subject)
-            self._mark_erased()
 
 
 def _clear_ids(seq: int, request: Request) -> tuple[int, str, str, str | None]:

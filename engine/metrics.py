@@ -96,7 +96,7 @@ class _Readings(Collector):
 def duties(status: Mapping[str, Any]) -> Iterable[Metric]:
     """Yield the gauges of what is open: of a ``status --json`` record, for whoever serves metrics."""
     states = GaugeMetricFamily("recunlearn_requests", "Deletion requests by state", labels=["state"])
-    for state, number in status["requests"].items():
+    for state, number in {**status["requests"], **status.get("other_requests", {})}.items():
         states.add_metric([state], number)
     yield states
     yield GaugeMetricFamily(

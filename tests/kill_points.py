@@ -59,11 +59,22 @@ def refit(state):
 def cycle(state):
     """Take in what is in the journal, then carry it out: one thread, so the steps come in one order."""
     with Engine.open(state) as engine:
-        journal = Journal(state / "journal")
-        resume(journal, "journal", engine.ledger)
-        while records := journal.poll(0, 4):
-            take_in(journal, "journal", engine.ledger, records, Reader())
+        read_journal(state, engine.ledger)
         engine.apply(engine.ledger.pending())
+
+
+def read_journal(state, ledger):
+    """Record what is in the journal."""
+    journal = Journal(state / "journal")
+    resume(journal, "journal", ledger)
+    while records := journal.poll(0, 4):
+        take_in(journal, "journal", ledger, records, Reader())
+
+
+def take_in_all(state):
+    """Record what is in the journal, and carry nothing out."""
+    with Engine.open(state) as engine:
+        read_journal(state, engine.ledger)
 
 
 def work(state):
@@ -72,7 +83,16 @@ def work(state):
         Worker(engine, lambda: Journal(state / "journal"), once=True).run()
 
 
-WORKS = {"fit": first_fit, "refit": refit, "cycle": cycle, "work": work}
+def cancel(state):
+    """Take a request back that was read, purge its id, carry the others out."""
+    paths = StatePaths(state)
+    with Ledger(paths.ledger, FenceKey.load(paths)) as ledger:
+        ledger.cancel("e-1")
+        ledger.purge()
+    cycle(state)
+
+
+WORKS = {"fit": first_fit, "refit": refit, "cycle": cycle, "work": work, "cancel": cancel}
 
 
 def prepare(name, state):
@@ -81,6 +101,8 @@ def prepare(name, state):
         return
     first_fit(state)
     append(state / "journal", EVENTS)
+    if name == "cancel":
+        take_in_all(state)
     if name == "refit":
         cycle(state)
         append(state / "journal", [b'{"id": "e-5", "type": "account.deleted", "user_id": "dora"}'])

@@ -47,6 +47,18 @@ def test_killed_at_any_step_the_restart_ends_as_if_nothing_had_been(folder, work
     assert {outcome["version"] for outcome in outcomes} == versions
 
 
+def test_killed_while_a_request_is_taken_back_the_restart_ends_the_same(folder):
+    """Taken back once for all, whenever the kill comes, with the replayed event in the journal behind it."""
+    expected, outcomes, stderr = kill_at("cancel", folder, range(1, 13))
+    assert expected["problems"] == expected["stray"] == []
+    assert expected["requests"][0][:3] == ["e-1", "cancelled", None]
+    assert expected["users"] == ["bob", "cleo", "dora", "erin-unique"]
+    assert len(outcomes) == 12
+    for outcome in outcomes:
+        assert outcome["status"] == 0, (outcome["step"], stderr[-3000:])
+        assert outcome["found"] == expected, outcome["step"]
+
+
 def test_killed_at_random_with_both_threads_at_work_the_restart_ends_the_same(folder):
     """The worker as it runs, its threads interleaved as they come."""
     steps = sorted(random.Random(3).sample(range(5, 70), 12))  # noqa: S311  a seed, not a secret

@@ -145,12 +145,16 @@ class Interleavings(RuleBasedStateMachine):
         assert self.engine.ledger.record([Received(request)]) == 0
 
     @precondition(lambda self: self.world.asked)
-    @rule(pick=st.integers(0, 10_000))
-    def cancel(self, pick):
-        """Take a request back, if it is not too late."""
+    @rule(pick=st.integers(0, 10_000), kill=kills)
+    def cancel(self, pick, kill):
+        """Take a request back, if it is not too late; after a kill it is asked for again."""
         one = self.world.asked[pick % len(self.world.asked)]
-        if one.state == OPEN:
-            self.engine.ledger.cancel(one.request_id)
+        if one.state in (OPEN, CANCELLED):
+            self.killed_in(lambda: self.engine.ledger.cancel(one.request_id), kill)
+            if one.state == OPEN and self.states()[one.request_id] not in ("cancelled", "fenced", "received"):
+                assert kill  # the restart admitted who comes back before it could be asked for again
+                return
+            assert self.engine.ledger.cancel(one.request_id).kind == one.kind
             self.world.cancel(one)
         else:
             with pytest.raises(LedgerError, match="cannot become cancelled"):
