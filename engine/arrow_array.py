@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from . import durable
 
 _MAGIC = b"ARROW1"
+_HEAD = 8  # the magic, padded
+_CONTINUED = b"\xff\xff\xff\xff"  # before the length of each message
 _MAPPABLE = frozenset(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)) | {"f4", "f8"}
 
 
@@ -112,8 +114,31 @@ def _bits(array: NDArray[Any]) -> NDArray[Any]:
     return array.reshape(-1).view(f"u{array.dtype.itemsize}")
 
 
+def read_column(path: Path, name: str) -> pl.Series:
+    """Read a column of a file that :func:`write_frame` wrote, on this thread alone.
+
+    Polars reads files on a thread pool, and in a process that was forked off it would wait for that pool for
+    ever. It reads streams on the calling thread, and a file is a stream between a magic and a footer; but of
+    the first message, the schema, Polars leaves out the length, which a stream needs.
+
+    Raises
+    ------
+    OSError
+        It is missing, or no such file.
+    """
+    content, (offset, _) = path.read_bytes(), _only_batch(path)
+    schema = content[_HEAD:offset]
+    length = b"" if schema.startswith(_CONTINUED) else _CONTINUED + len(schema).to_bytes(4, "little")
+    return pl.read_ipc_stream(io.BytesIO(b"".join((length, content[_HEAD:]))))[name]
+
+
 def _first_byte(path: Path) -> int:
-    """Find where the body of the only record batch starts: there lies the first column's only buffer.
+    """Find where the body of the only record batch starts: there lies the first column's only buffer."""
+    return sum(_only_batch(path))
+
+
+def _only_batch(path: Path) -> tuple[int, int]:
+    """Find the only record batch: where its message starts, and how long it is before the body.
 
     The footer is a flatbuffer ``Footer {version, schema, dictionaries, recordBatches: [Block]}``;
     ``Block {offset: long, metaDataLength: int, bodyLength: long}`` is 24 bytes.
@@ -134,4 +159,4 @@ def _first_byte(path: Path) -> int:
     if count != 1:
         raise OSError(f"{path} has {count} record batches, not one")
     offset, metadata, _ = struct.unpack_from("<qi4xq", footer, at + 4)
-    return int(offset + metadata)
+    return int(offset), int(metadata)

@@ -87,6 +87,7 @@ class Fence:
 
     A user is fenced from the moment their request is durable in the ledger, in whatever process it was
     recorded. Thread-safe, and safe in a process that was forked off: a look-up takes some ten microseconds.
+    A ledger that was put in the place of another one, as a restored backup is, is the one that is asked.
     """
 
     def __init__(self, state_dir: str | Path) -> None:
@@ -99,11 +100,9 @@ class Fence:
         """
         paths = StatePaths(Path(state_dir))
         self._key = FenceKey.load(paths)
-        if not paths.ledger.exists():
-            raise StateError(f"{paths.ledger} is missing; is {paths.root} a state directory?")
-        self._ledger_uri = f"{paths.ledger.absolute().as_uri()}?mode=rw"
+        self._ledger = paths.ledger.absolute()
         self._forked_from: list[_Connected] = []
-        self._connected = _Connected(self._ledger_uri)
+        self._connected = _Connected(self._ledger)
 
     def is_fenced(self, user_id: ExternalId) -> bool:
         """Tell whether an account deletion of ``user_id`` was ever recorded."""
@@ -125,25 +124,50 @@ class Fence:
 
     def close(self) -> None:
         """Release the ledger."""
-        with self._connected.lock:
-            self._connected.connection.close()
+        self._connected.close()
 
     def _select(self, statement: str, *parameters: bytes) -> list[tuple[Any, ...]]:
         connected = self._connected
         if connected.process != os.getpid():
             # SQLite forbids using a connection across a fork, and even closing it: it is kept, unused.
             self._forked_from.append(connected)
-            connected = self._connected = _Connected(self._ledger_uri)
+            connected = self._connected = _Connected(self._ledger)
         with connected.lock:
-            return connected.connection.execute(statement, parameters).fetchall()
+            if connected.file != _identity_of(self._ledger) and connected is self._connected:
+                self._connected = _Connected(self._ledger)
+                connected.connection.close()
+            if connected is self._connected:
+                return connected.connection.execute(statement, parameters).fetchall()
+        return self._select(statement, *parameters)
 
 
 class _Connected:
-    """A connection to the ledger, the process it may be used in, and the lock under which."""
+    """A connection to the ledger, the process it may be used in, the lock under which, and to which file."""
 
-    def __init__(self, ledger_uri: str) -> None:
+    def __init__(self, ledger: Path) -> None:
         self.process, self.lock = os.getpid(), threading.Lock()
+        self.file = _identity_of(ledger)
+        if self.file is None:
+            raise StateError(
+                f"{ledger} is missing, which says who must not be served; restore it from a backup, "
+                f"or is {ledger.parent} no state directory?"
+            )
         self.connection = sqlite3.connect(
-            ledger_uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10
+            f"{ledger.as_uri()}?mode=rw", uri=True, isolation_level=None, check_same_thread=False, timeout=10
         )
         self.connection.execute("PRAGMA query_only=ON")
+
+    def close(self) -> None:
+        """Close it where it may be: not in a process that was forked off."""
+        if self.process == os.getpid():
+            with self.lock:
+                self.connection.close()
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one of its name: device and inode; None: it is not there."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,7 +1,8 @@
 """Immutable published versions in memory, and the reader that swaps to a new one without a pause."""
 
+import os
 import threading
-import weakref
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ..models.base import ForgettableModel, Interactions
 from .closable import Closable
 from .fence import Fence
 from .fold_in import fold_in, liked_row, support
+from .following import Follower
 from .id_index import IdIndex
 from .requests import ExternalId
 from .state import StatePaths, read_config
@@ -22,7 +24,6 @@ from .version import (
     Manifest,
     VersionError,
     damaged_files,
-    read_current,
     read_ids,
     read_manifest,
     read_models,
@@ -30,6 +31,7 @@ from .version import (
 )
 
 _POLL_SECONDS = 0.02
+_RETRY_SECONDS = 1.0  # a damaged version is not hashed again at every look
 
 
 class UnknownUserError(KeyError):
@@ -319,13 +321,20 @@ def _load_version(
 class SnapshotReader(Closable):
     """Follows the published version of a state directory, in any process, without ever making a caller wait.
 
-    A background thread loads a new version beside the one in use, checks it, and swaps one attribute.
+    A background thread loads a new version beside the one in use, checks it, and swaps one attribute. The
+    fence needs no following: every look-up asks the ledger.
 
     Attributes
     ----------
     paths : of the state directory.
     error : why the newest published version is not in use; None when it is.
     swaps : how many times a new version was swapped in.
+
+    Notes
+    -----
+    Thread-safe. In a process that was forked off, the first :meth:`current` loads what was published
+    meanwhile and starts a thread there; let workers fork before anything is ranked, as the thread pools of
+    the libraries that rank do not survive a fork.
 
     Examples
     --------
@@ -339,6 +348,10 @@ class SnapshotReader(Closable):
     def __init__(self, state_dir: str | Path, poll_seconds: float = _POLL_SECONDS) -> None:
         """Load the published version and start to follow.
 
+        Parameters
+        ----------
+        poll_seconds : how often CURRENT is looked at where the kernel does not tell of changes (inotify).
+
         Raises
         ------
         StateError
@@ -349,61 +362,60 @@ class SnapshotReader(Closable):
         self.fence = Fence(state_dir)
         self.error: Exception | None = None
         self.swaps = 0
-        self._seen = self.paths.current.read_bytes() if self.paths.current.exists() else b""
-        self._snapshot = _load(self.paths, self.fence)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(
-            target=_follow,
-            args=(weakref.ref(self), self._stop, poll_seconds),
-            name="snapshot-reader",
-            daemon=True,
-        )
-        self._thread.start()
+        self._poll_seconds = poll_seconds
+        self._failed, self._retry_at = b"", 0.0
+        self._resuming: dict[int, threading.Lock] = {}
+        self._follower = self._new_follower()
+        try:
+            self._seen = self.paths.current.read_bytes() if self.paths.current.exists() else b""
+            self._snapshot = load_snapshot(self.paths.root, self.fence)
+        except BaseException:
+            self.close()
+            raise
+        self._follower.start()
 
     def current(self) -> Snapshot:
         """Return the newest version that is loaded, at once. Use one snapshot for one answer."""
+        if self._follower.process != os.getpid():
+            self._resume()
         return self._snapshot
 
     def close(self) -> None:
         """Stop following. Snapshots are not to be used after it: nobody would tell them who is fenced."""
-        self._stop.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+        self._follower.close()
         self.fence.close()
+
+    def _new_follower(self) -> Follower:
+        return Follower(self.paths.root, self._look, self._poll_seconds)
+
+    def _resume(self) -> None:
+        """Go on in a process that was forked off: only the thread that forked lives here."""
+        # One lock for each process: another's may have been held when this one was forked off.
+        with self._resuming.setdefault(os.getpid(), threading.Lock()):
+            if self._follower.process == os.getpid():
+                return
+            self._follower.close()
+            follower = self._new_follower()
+            self._look()
+            follower.start()
+            self._follower = follower
 
     def _look(self) -> None:
         """Swap to a new version if there is one."""
+        seen = b""
         try:
             seen = self.paths.current.read_bytes()
             if seen == self._seen:
+                self.error = None
                 return
-            snapshot = _load(self.paths, self.fence)
+            if seen == self._failed and time.monotonic() < self._retry_at:
+                return
+            snapshot = load_snapshot(self.paths.root, self.fence)
         except Exception as error:  # noqa: BLE001  whatever is wrong with it, the version in use goes on
-            self.error = error
+            self._failed, self._retry_at = seen, time.monotonic() + _RETRY_SECONDS
+            self.error = error.with_traceback(None)  # its frames would hold what was read of the version
             return
         if snapshot.version != self._snapshot.version:
+            self.swaps += 1  # before it shows
             self._snapshot = snapshot
-            self.swaps += 1
         self._seen, self.error = seen, None
-
-
-def _load(paths: StatePaths, fence: Fence) -> Snapshot:
-    """Load the published version, again if it was replaced and purged while it was read."""
-    for _ in range(100):
-        before = read_current(paths)
-        try:
-            return load_snapshot(paths.root, fence)
-        except (VersionError, OSError):
-            if read_current(paths) == before:
-                raise
-    raise VersionError(f"{paths.root} publishes faster than versions can be loaded; try again")
-
-
-def _follow(reader_ref: "weakref.ref[SnapshotReader]", stop: threading.Event, poll_seconds: float) -> None:
-    """Follow CURRENT until the reader is closed or gone."""
-    while not stop.wait(poll_seconds):
-        reader = reader_ref()
-        if reader is None:
-            return
-        reader._look()
-        del reader

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from ..models.base import Arrays, ForgettableModel, Interactions, Proof
 from . import durable
-from .arrow_array import ArrayRecord, map_array, write_array, write_ids
+from .arrow_array import ArrayRecord, map_array, read_column, write_array, write_ids
 from .state import LAYOUT, StateError, StatePaths
 
 T = TypeVar("T")
@@ -321,11 +321,16 @@ def damaged_files(directory: Path, files: Mapping[str, FileRecord]) -> list[str]
 
 def read_ids(directory: Path, manifest: Manifest) -> tuple[pl.Series, pl.Series]:
     """Read the external ids of rows and columns."""
-    users = pl.read_ipc(directory / "users.arrow")["user_id"]
-    items = pl.read_ipc(directory / "items.arrow")["item_id"]
+    users = _read_ids(directory / "users.arrow", "user_id", manifest.counts.users)
+    items = _read_ids(directory / "items.arrow", "item_id", manifest.counts.items)
     if (len(users), len(items)) != (manifest.counts.users, manifest.counts.items):
         raise VersionError(f"{directory} has {len(users)} users and {len(items)} items, not what it says")
     return users, items
+
+
+def _read_ids(path: Path, name: str, count: int) -> pl.Series:
+    # A file without rows has no record batch, and a child process cannot read it as Polars does.
+    return read_column(path, name) if count else pl.read_ipc(path)[name]
 
 
 def read_models(directory: Path, manifest: Manifest, *, mapped: bool) -> dict[str, ForgettableModel]:

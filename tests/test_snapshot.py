@@ -263,7 +263,7 @@ def test_a_reader_that_is_dropped_ends_its_thread(paths):
     """Nobody has to close a reader for its thread to end."""
     publish(paths, 1, [[1, 1]], [7], ["a", "b"])
     reader = SnapshotReader(paths.root, poll_seconds=0.001)
-    thread = reader._thread
+    thread = reader._follower._thread
     fence = reader.fence
     del reader
     thread.join(10)
