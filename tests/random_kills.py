@@ -1,5 +1,7 @@
 """Kills a worker at random times while requests come in, until all are done; prints what became of the state.
 
+Beside it the same requests are worked off in a second state without a kill, to compare with.
+
 Run as a script: ``random_kills.py FOLDER KILLS REQUESTS`` (see test_random_kills.py). It imports everything
 once and forks a child for each start; the parent uses neither Polars nor Numba, whose threads do not
 survive a fork.
@@ -95,7 +97,21 @@ def killed_after(state, seconds):
     return os.WIFSIGNALED(status)
 
 
-def report(state, expected):
+def digests(state):
+    """Return the digest of every file of the published version that an exact model, or the ids, are in."""
+    from recunlearn.engine.version import read_current, read_manifest
+
+    paths = StatePaths(state)
+    manifest = read_manifest(paths, *read_current(paths))
+    exact = {name for name, model in manifest.models.items() if model.proof.exact}
+    return {
+        path: record.sha256
+        for path, record in manifest.files.items()
+        if "/" not in path or path.partition("/")[0] in exact
+    }
+
+
+def report(state, uninterrupted, expected):
     """Print what must be so, killed or not."""
     paths = StatePaths(state)
     found = verify_state(state, deep=True)
@@ -120,15 +136,20 @@ def report(state, expected):
         "valid_receipts": found.valid_receipts,
         "taken_up_again": sum(row[3] > 1 for row in rows),
         "version": version,
+        "compared": len(digests(state)),
+        "as_uninterrupted": digests(state) == digests(uninterrupted),
     }
     print(json.dumps(outcome), flush=True)
 
 
 def main(folder, kills, requests):
     """Kill ``kills`` times while ``requests`` come in, then let the worker end, and report."""
-    state = folder / "state"
+    state, uninterrupted = folder / "state", folder / "uninterrupted"
     taken, events, expected = plan(requests)
-    finished(lambda: first_fit(state, taken))
+    for each in (state, uninterrupted):
+        finished(lambda each=each: first_fit(each, taken))
+    append(uninterrupted / "journal", events)
+    finished(lambda: work(uninterrupted, once=True))
     draw = random.Random(kills)  # noqa: S311  a seed, not a secret
     size, running = -(-len(events) // kills), 0
     for k in range(kills):
@@ -137,7 +158,7 @@ def main(folder, kills, requests):
         running += killed_after(state, draw.uniform(0.05, LONGEST))
     finished(lambda: work(state, once=True))
     print(json.dumps({"killed": running}), flush=True)
-    finished(lambda: report(state, expected))
+    finished(lambda: report(state, uninterrupted, expected))
 
 
 if __name__ == "__main__":
