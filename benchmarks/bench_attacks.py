@@ -24,6 +24,7 @@ MODELS: dict[str, Callable[..., ForgettableModel]] = {
     "EASE": EASE,
     "ItemKNN": ItemKNN,
 }
+ON_TWO_VERSIONS = ("differencing", "differencing_answers")
 BATCHES = {1: 20, 10: 5, 100: 1}
 """People who leave between two versions -> how many draws of them."""
 
@@ -36,22 +37,27 @@ def main() -> None:
     source.add_argument("--generate", type=int, nargs=3, metavar=("USERS", "ITEMS", "INTERACTIONS"))
     parser.add_argument("--forget", type=int, default=100, help="people who leave; one version is attacked")
     parser.add_argument("--model", action="append", choices=list(MODELS), help="repeats; all by default")
+    parser.add_argument("--attack", action="append", choices=list(ATTACKS), help="repeats; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     data = read_lines(arguments.data) if arguments.data else generated(*arguments.generate)
     print(f"{data.shape[0]:,} x {data.shape[1]:,}, {data.nnz:,} interactions")
     measured = {
-        name: measure(MODELS[name], data, arguments.forget, arguments.seed)
+        name: measure(MODELS[name], data, arguments.forget, arguments.seed, arguments.attack or list(ATTACKS))
         for name in arguments.model or MODELS
     }
     write(arguments.json, data=str(arguments.data or arguments.generate), seed=arguments.seed, **measured)
 
 
 def measure(
-    make: Callable[..., ForgettableModel], data: sp.csr_matrix, leavers: int, seed: int
+    make: Callable[..., ForgettableModel],
+    data: sp.csr_matrix,
+    leavers: int,
+    seed: int,
+    attacks: Sequence[str],
 ) -> dict[str, Any]:
-    """Run every attack on one model."""
+    """Run attacks on one model."""
     model = make().fit(data)
     fixed = {"regularization": model.regularization} if hasattr(model, "regularization") else {}
     before = served(model)
@@ -61,15 +67,22 @@ def measure(
 
     rng = np.random.default_rng(seed)
     people = np.flatnonzero(np.diff(data.indptr))
-    found = attack_one_version(model, before, fit, draw(rng, people, leavers), seed)
-    for batch, times in BATCHES.items():
-        results = []
+    users = draw(rng, people, leavers)
+    singly = [name for name in attacks if name not in ON_TWO_VERSIONS]
+    found = attack_one_version(model, before, fit, users, seed, singly) if singly else {}
+    compared = [name for name in attacks if name in ON_TWO_VERSIONS]
+    for batch, times in BATCHES.items() if compared else ():
+        results: dict[str, list[AttackResult]] = {name: [] for name in compared}
         for _ in range(times):
             users = draw(rng, people, batch)
             scene = Scene(before, forgotten(model, users), data, users, seed=seed)
-            results.append(ATTACKS["differencing"](scene))
-        found[f"differencing, {batch}"] = pooled(results, seed)
-        print(type(model).__name__, f"differencing, {batch} leave:", shown(found[f"differencing, {batch}"]))
+            for name in compared:
+                results[name].append(ATTACKS[name](scene))
+        for name in compared:
+            found[f"{name}, {batch}"] = pooled(results[name], seed)
+            print(
+                type(model).__name__, f"{name}, {batch} leave:", shown(found[f"{name}, {batch}"]), flush=True
+            )
     return found
 
 
@@ -79,16 +92,15 @@ def attack_one_version(
     fit: Callable[[sp.csr_matrix], Served],
     users: np.ndarray,
     seed: int,
+    attacks: Sequence[str],
 ) -> dict[str, Any]:
     """Run the attacks that look at one version after a removal."""
     scene = Scene(before, forgotten(model, users), model.user_items, users, fit=fit, seed=seed)
     scene = Scene(before, scene.after, scene.user_items, users, fit(scene.kept), fit, seed)
     found = {}
-    for name, attack in ATTACKS.items():
-        if name == "differencing":
-            continue
+    for name in attacks:
         started = time.perf_counter()
-        result = attack(scene)
+        result = ATTACKS[name](scene)
         found[name] = {**vars(result), "seconds": time.perf_counter() - started}
         print(
             type(model).__name__,

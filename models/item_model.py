@@ -13,7 +13,8 @@ from .statistics import csr_arrays
 
 BoolArray: TypeAlias = NDArray[np.bool_]
 FloatArray: TypeAlias = NDArray[np.float64]
-Ranked: TypeAlias = tuple[IntVector, FloatArray]
+Ids: TypeAlias = NDArray[np.int32]
+Ranked: TypeAlias = tuple[Ids, FloatArray]
 
 
 class ItemModel(ForgettableModel):
@@ -56,7 +57,7 @@ class ItemModel(ForgettableModel):
 
         Returns
         -------
-        ids int64, scores float64 : [n <= N] for one user; [b, N] for several, padded with -1 and -inf.
+        ids int32, scores float64 : [n <= N] for one user; [b, N] for several, padded with -1 and -inf.
 
         Raises
         ------
@@ -87,7 +88,7 @@ class ItemModel(ForgettableModel):
 
         Returns
         -------
-        ids int64, scores float64 : [n <= N] for one item; [b, N] for several, padded with -1 and -inf.
+        ids int32, scores float64 : [n <= N] for one item; [b, N] for several, padded with -1 and -inf.
 
         Raises
         ------
@@ -126,11 +127,11 @@ def _best(scores: FloatArray, usable: BoolArray, n: int) -> Ranked:
     if n < 1:
         raise ValueError(f"N is {n}; ask for at least one item")
     ids: IntVector = neighbour_kernels.top_n(scores, usable, min(int(n), scores.size))
-    return ids, scores[ids]
+    return ids.astype(np.int32), scores[ids]  # int32 as implicit's: its evaluation takes nothing else
 
 
 def _padded(ranked: list[Ranked], n: int) -> Ranked:
-    ids = np.full((len(ranked), n), -1, dtype=np.int64)
+    ids = np.full((len(ranked), n), -1, dtype=np.int32)
     scores = np.full((len(ranked), n), -np.inf)
     for r, (row_ids, row_scores) in enumerate(ranked):
         ids[r, : row_ids.size] = row_ids

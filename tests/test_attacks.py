@@ -7,7 +7,17 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recunlearn.eval.attacks import ATTACKS, Scene, SceneError, served, served_factors, served_weights
+from recunlearn.engine.fold_in import fold_in, liked_row
+from recunlearn.eval.attacks import (
+    ATTACKS,
+    Scene,
+    SceneError,
+    served,
+    served_arrays,
+    served_factors,
+    served_weights,
+)
+from recunlearn.eval.attacks.answers import answers_of
 from recunlearn.eval.attacks.evidence import gather
 from recunlearn.eval.attacks.membership import affinity_features, list_features, score_features
 from recunlearn.eval.attacks.outcome import auc, game, game_interval, mean_interval
@@ -227,6 +237,53 @@ def test_similarities_give_the_items_of_a_leaver(seed):
     model.forget_users([user])
     found = gather(before, served(model), popularity).items
     assert set(np.flatnonzero(found > 1e-9)) == set(x[user].indices)
+
+
+# -- differencing by answers only ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_answers_are_those_that_the_api_gives(name):
+    """The lists that are compared are, id by id and score by score, what is served for one liked item."""
+    x = canonical_interactions(social_interactions(200, 60, 3000, seed=6))
+    model = MAKE[name]().fit(x)
+    lists = answers_of(served(model), 8)
+    for item in (0, 7, 30):
+        ids, scores = fold_in(model, liked_row(np.array([item]), model), 8)
+        listed = ids[0] >= 0
+        given = lists[item].toarray().ravel()[ids[0][listed]]
+        assert np.allclose(given, scores[0][listed], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", MAKE)
+def test_one_who_leaves_alone_is_read_from_answers_too(model):
+    """Lists before and after, without any file, give most of a single leaver away: HTTP is no protection."""
+    for seed in range(2):
+        result = ATTACKS["differencing_answers"](scene_of(model, 1, seed=seed))
+        assert result.details["precision"] > 0.75
+        assert result.auc > 0.95 > result.chance
+
+
+@pytest.mark.parametrize("model", MAKE)
+def test_answers_say_less_of_a_batch(model):
+    """The more leave at once, the less of each the lists give; without a change they give nothing."""
+    precision = [
+        ATTACKS["differencing_answers"](scene_of(model, batch)).details["precision"] for batch in (1, 10, 100)
+    ]
+    assert precision[0] > precision[1] > precision[2]
+    unchanged = ATTACKS["differencing_answers"](keeping_all(scene_of(model, 10)))
+    assert unchanged.auc == pytest.approx(0.5, abs=0.05)
+
+
+def test_who_publishes_nothing_is_attacked_by_answers_only():
+    """Without arrays, attacks on arrays are refused by name, and the one on answers still reads a leaver."""
+    scene = scene_of("spectral_mf", 1)
+    bare = [served_arrays({}, version.score, version.n_items) for version in (scene.before, scene.after)]
+    hidden = replace(scene, before=bare[0], after=bare[1])
+    for attack in ("differencing", "membership_embeddings"):
+        with pytest.raises(SceneError, match="publishes no arrays"):
+            ATTACKS[attack](hidden)
+    assert ATTACKS["differencing_answers"](hidden).auc > 0.9
 
 
 # -- reconstruction ----------------------------------------------------------------------------------

@@ -192,25 +192,13 @@ def test_ranking_agrees_with_implicit():
     rows = np.flatnonzero(np.diff(split.wanted.indptr))
     listed = top_items(split.train[rows] @ model.item_weights, split.train[rows])
     theirs = ranking_metrics_at_k(
-        AsImplicit(model),
+        model,
         *(_as_implicit(part) for part in (split.train, split.wanted)),
         K=10,
         show_progress=False,
     )
     assert ndcg(listed, split.wanted[rows]).mean() == pytest.approx(theirs["ndcg"], abs=1e-6)
     assert 0 < recall(listed, split.wanted[rows]).mean() < 1
-
-
-class AsImplicit:
-    """Give ids in the type that implicit's evaluation takes."""
-
-    def __init__(self, model):
-        self.model = model
-
-    def recommend(self, users, user_items, N):
-        """Recommend as the model does."""
-        ids, scores = self.model.recommend(users, user_items, N=N)
-        return ids.astype(np.int32), scores
 
 
 def _as_implicit(matrix):
@@ -257,6 +245,26 @@ def test_an_attack_is_run_beside_the_rest():
     attack = result["attacks"]["membership_scores"]
     assert attack["auc"] == pytest.approx(0.5, abs=0.01)
     assert attack["power"] > 0.7
+
+
+@pytest.mark.parametrize("name", ["ease", "item_knn", "spectral_mf"])
+def test_differencing_sees_all_that_is_published(name):
+    """In the battery as outside, one leaver of ours is read in full from two versions: no leak is hidden."""
+    regime = Regime(name="one", who="core", users=1)
+    attack = measured(make_method(name, SETTINGS[name]), regime=regime, attacks=("differencing",))
+    assert attack["attacks"]["differencing"]["details"]["precision"] == 1.0
+
+
+def test_what_a_method_serves_stays_as_it_was():
+    """The attacker's copy of a peer's version answers as before when the method goes on to forget."""
+    method = make_method("implicit_als_row", {"factors": 6})
+    method.fit(interactions(), 0)
+    version = method.served()
+    factors, scores = version.users.copy(), version.score(interactions()[:9])
+    method.forget(Removal.of_users(np.arange(5, dtype=np.int64)))
+    assert version.kind == "vectors"
+    assert np.array_equal(version.users, factors)
+    assert np.array_equal(version.score(interactions()[:9]), scores)
 
 
 @pytest.mark.parametrize(

@@ -48,19 +48,36 @@ def differencing(scene: Scene) -> AttackResult:
     Raises
     ------
     SceneError
-        Nobody to attack.
+        Nobody to attack, or nothing published that could be compared.
 
     Notes
     -----
     As :func:`~recunlearn.eval.attacks.evidence.gather`, and O(n_items log n_items) a victim.
+    """
+    popularity = popularity_of(scene)
+    if scene.before.kind == "answers":
+        raise SceneError("the method publishes no arrays to compare; attack its differencing_answers")
+    return measured("differencing", scene, gather(scene.before, scene.after, popularity), popularity)
+
+
+def popularity_of(scene: Scene) -> FloatVector:
+    """Return how many of those who stay have each item: float64 [n_items], the attacker's blind guess."""
+    return np.bincount(scene.kept.indices, minlength=scene.before.n_items).astype(np.float64)
+
+
+def measured(name: str, scene: Scene, evidence: Evidence, popularity: FloatVector) -> AttackResult:
+    """Score what two versions say of each victim; see :func:`differencing`.
+
+    Raises
+    ------
+    SceneError
+        Nobody to attack.
     """
     victims = _victims(scene)
     if not victims:
         raise SceneError(
             f"none of those who left has more than {KNOWN_ITEMS} items; there is nobody to attack"
         )
-    popularity = np.bincount(scene.kept.indices, minlength=scene.before.n_items).astype(np.float64)
-    evidence = gather(scene.before, scene.after, popularity)
     found = _successes([_linked(evidence, known) for known, _ in victims], victims)
     unlinked, guessed = (
         _successes([ranking] * len(victims), victims) for ranking in (evidence.items, popularity)
@@ -69,7 +86,7 @@ def differencing(scene: Scene) -> AttackResult:
     excess_low, excess_high = mean_interval(found[:, 0] - guessed[:, 0], scene.seed, lowest=-1.0)
     precision_low, precision_high = mean_interval(found[:, 1], scene.seed)
     return AttackResult(
-        "differencing", len(victims), float(found[:, 0].mean()), low, high, float(guessed[:, 0].mean()),
+        name, len(victims), float(found[:, 0].mean()), low, high, float(guessed[:, 0].mean()),
         float((found - guessed)[:, 0].mean()), excess_low, excess_high,
         details={
             "precision": float(found[:, 1].mean()),

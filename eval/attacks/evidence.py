@@ -70,7 +70,7 @@ def gather(before: Served, after: Served, popularity: FloatVector) -> Evidence:
         items = _moved_vectors(cast(FloatMatrix, before.items), cast(FloatMatrix, after.items))
         found = Evidence(items, False, rows)
     else:
-        found = _lost_by_similarity(sp.csr_matrix(before.items), sp.csr_matrix(after.items), popularity)
+        found = lost_by_similarity(sp.csr_matrix(before.items), sp.csr_matrix(after.items), popularity)
     vanished = _has_entries(before.items) & ~_has_entries(after.items)
     return replace(found, items=np.where(vanished, np.maximum(found.items, 1.0), found.items))
 
@@ -100,7 +100,7 @@ def _triangle(matrix: FloatMatrix) -> FloatMatrix:
     return cast(FloatMatrix, np.linalg.qr(matrix, mode="r"))
 
 
-def _lost_by_similarity(
+def lost_by_similarity(
     before: sp.csr_matrix[Any], after: sp.csr_matrix[Any], popularity: FloatVector
 ) -> Evidence:
     """Estimate from stored similarities how many users each item and each pair lost.

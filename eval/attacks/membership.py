@@ -50,7 +50,14 @@ def membership_embeddings(scene: Scene) -> AttackResult:
     """Tell members by how alike the items of their profile are in what is published of items.
 
     See :func:`membership`; serves as the attack by who has a replica's files.
+
+    Raises
+    ------
+    SceneError
+        Nothing is published of items; or as :func:`membership`.
     """
+    if scene.after.kind == "answers":
+        raise SceneError("the method publishes no arrays of items; attack its scores: membership_scores")
     return membership(scene, "membership_embeddings", affinity_features)
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from ...models.base import ForgettableModel, Interactions, IntVector
+from ...models.base import Arrays, ForgettableModel, Interactions, IntVector
 
 FloatMatrix: TypeAlias = NDArray[np.float64]
 FloatVector: TypeAlias = NDArray[np.float64]
 Matrix: TypeAlias = FloatMatrix | sp.csr_matrix[Any]
-Kind: TypeAlias = Literal["vectors", "weights", "inverse"]
+Kind: TypeAlias = Literal["vectors", "weights", "inverse", "answers"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Served:
     ----------
     items : what is published of items. "vectors": float64 [n_items, k]. "weights": item-item weights, dense
         or CSR [n_items, n_items], 0 where nothing is stored. "inverse": of a ridge Gram, [n_items, n_items].
+        "answers": nothing, [n_items, 0]; whoever asks gets scores.
     kind : which of them.
     score : rows of interactions, CSR [b, n_items] -> scores float64 [b, n_items]; the rows are folded in.
     users : float64 [n_users, k] beside "vectors": the users' own; None where none are published.
@@ -88,6 +89,32 @@ def served(model: ForgettableModel) -> Served:
     if "similarity" in arrays:
         return served_weights(sp.csr_matrix(arrays["similarity"]))
     raise TypeError(f"{type(model).__name__} publishes {sorted(arrays)}; make a Served of it by hand")
+
+
+def served_arrays(arrays: Arrays, score: Callable[[Interactions], FloatMatrix], n_items: int) -> Served:
+    """Return what anybody's model serves, from the arrays that it publishes under the names that are known.
+
+    Parameters
+    ----------
+    arrays : with ``item_factors`` and maybe ``user_factors``, or with ``similarity`` or ``item_weights``;
+        else only answers are served. Copied.
+    score : as :attr:`Served.score`; must go on answering as it does now.
+
+    Examples
+    --------
+    >>> served_arrays({"item_factors": np.eye(3)}, lambda rows: rows.toarray(), 3).kind
+    'vectors'
+    >>> served_arrays({}, lambda rows: rows.toarray(), 3).kind
+    'answers'
+    """
+    if "item_factors" in arrays:
+        items = np.array(arrays["item_factors"], dtype=np.float64)
+        users = np.array(arrays["user_factors"], dtype=np.float64) if "user_factors" in arrays else None
+        return Served(items, "vectors", score, users, sum_rows=lambda at: items[at] @ items.T)
+    for name in ("similarity", "item_weights"):
+        if name in arrays:
+            return Served(arrays[name].copy(), "weights", score)
+    return Served(np.zeros((n_items, 0)), "answers", score)
 
 
 def served_weights(weights: Matrix) -> Served:

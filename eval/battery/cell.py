@@ -213,10 +213,10 @@ def _attacks(setting: Setting, before: Method, after: Method, oracle: Method) ->
         return {name: {"not_run": "the attacks are on accounts"} for name in setting.attacks}
 
     def fit(rows: Interactions) -> Served:
-        return _served(before.retrained(rows, setting.seed))
+        return before.retrained(rows, setting.seed).served()
 
     scene = Scene(
-        _served(before), _served(after), setting.split.train, np.sort(setting.users), _served(oracle), fit,
+        before.served(), after.served(), setting.split.train, np.sort(setting.users), oracle.served(), fit,
         setting.seed,
     )  # fmt: skip
     results: dict[str, Any] = {}
@@ -226,15 +226,3 @@ def _attacks(setting: Setting, before: Method, after: Method, oracle: Method) ->
         except SceneError as error:
             results[name] = {"not_run": str(error)}
     return results
-
-
-def _served(method: Method) -> Served:
-    """Give an attacker what a method publishes."""
-    arrays = method.published()
-    if "item_factors" in arrays:
-        return Served(np.asarray(arrays["item_factors"], np.float64), "vectors", method.fold_in)
-    for name, kind in (("inverse", "inverse"), ("similarity", "weights"), ("item_weights", "weights")):
-        if name in arrays:
-            return Served(arrays[name], kind, method.fold_in)  # type: ignore[arg-type]  # a Kind
-    items = method.scores(np.zeros(1, np.int64)).shape[1]
-    return Served(np.zeros((items, 1)), "vectors", method.fold_in)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...models.base import Arrays, Interactions, IntVector, plan_change
+from ..attacks.served import Served, served_arrays
 
 FloatMatrix: TypeAlias = NDArray[np.float64]
 
@@ -103,6 +104,16 @@ class Method(ABC):
         ``similarity`` (CSR) [n_items, n_items]; others under names of their own. Default: nothing to look at.
         """
         return {}
+
+    def served(self) -> Served:
+        """Return what a client gets of the method as it stands, for the attacks; it is not to change later.
+
+        Default: :meth:`published` under the names known, and :meth:`fold_in` of a copy. Override it where
+        more can be worked out of what is published.
+        """
+        now = copy.deepcopy(self)
+        n_items = now.scores(np.zeros(1, dtype=np.int64)).shape[1]
+        return served_arrays(now.published(), now.fold_in, n_items)
 
     def retrained(self, user_items: Interactions, seed: int) -> Self:
         """Fit the same method anew, with every hyperparameter that the first fit chose held fixed; timed."""

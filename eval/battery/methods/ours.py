@@ -9,6 +9,7 @@ import scipy.sparse as sp
 
 from ....models import MODELS, ForgettableALS
 from ....models.base import Arrays, ForgettableModel, Interactions, IntVector
+from ...attacks.served import Served, served
 from ...oracle import item_weights_of, retrain
 from ..protocol import Claim, FloatMatrix, Method, Removal
 
@@ -54,6 +55,10 @@ class Ours(Method):
     def published(self) -> Arrays:
         """Return what the model publishes."""
         return self.model.published()
+
+    def served(self) -> Served:
+        """Return all that its publication gives away: counts and sums as well, where they can be had."""
+        return served(self.model)
 
     def retrained(self, user_items: Interactions, seed: int) -> Self:
         """Fit anew; the lambda that the first fit chose and who is in which shard are part of the model."""
