@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .console import AsJson, not_so
+from .console import AsJson, not_so, wrong_use
 from .fit import models_to_fit
 
 
@@ -20,6 +20,13 @@ def demo(
     model: Annotated[
         list[str] | None, typer.Option(help="Model to fit; repeat it. The first shows its lists.")
     ] = None,
+    source: Annotated[
+        str, typer.Option(help="Through what deletions are sent: journal, or kafka.")
+    ] = "journal",
+    bootstrap_servers: Annotated[
+        str | None,
+        typer.Option(help="Kafka's brokers, in plain text; default: one is started (extra: broker)."),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the state directory in the output.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -27,7 +34,13 @@ def demo(
     from ..eval import demo as demonstration
 
     models = tuple(models_to_fit(model or [], [], is_refit=False) or ())
-    options = demonstration.DemoOptions(output, models, data, seed, accounts, interactions, keep)
+    if source not in ("journal", "kafka"):
+        wrong_use(f"there is no source {source!r}; there are journal, kafka")
+    if bootstrap_servers is not None and source != "kafka":
+        wrong_use("--bootstrap-servers are those of --source kafka")
+    options = demonstration.DemoOptions(
+        output, models, data, seed, accounts, interactions, keep, source, bootstrap_servers
+    )
     try:
         ok = demonstration.show_demo(options, as_json=as_json)
     except KeyboardInterrupt:

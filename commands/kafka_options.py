@@ -46,6 +46,14 @@ class KafkaOptions:
             rich_help_panel=_PANEL,
         ),
     ] = "stop"
+    session_timeout: Annotated[
+        float,
+        typer.Option(
+            help="Seconds without a heartbeat after which the group gives this worker up.",
+            min=1,
+            rich_help_panel=_PANEL,
+        ),
+    ] = 45.0
     security_protocol: Annotated[
         str,
         typer.Option(help="PLAINTEXT, SSL, SASL_SSL or SASL_PLAINTEXT.", rich_help_panel=_PANEL),
@@ -133,4 +141,5 @@ class KafkaOptions:
             instance,
             self.dead_letter_topic,
             self.on_lost,
+            self.session_timeout,
         )

@@ -20,7 +20,9 @@ from rich.console import Console
 from .. import __version__
 from ..engine.requests import ExternalId
 from ..engine.tables import read_interactions, to_matrix
+from .broker import BrokerError
 from .cast import Cast, choose_cast
+from .channel import Channel, JournalChannel
 from .claims import Seen, check_claims
 from .datasets import DatasetError, load_dataset
 from .environment import describe_environment
@@ -31,8 +33,8 @@ from .report import Dataset, Lists, Removal, Report, as_record, verdict, write_r
 from .stages import Stages
 from .story import Material, Stage, Story, play
 
-FORESEEN = (CommandError, DatasetError, ValueError)
-"""What may go wrong, with a message for people: a command, the data set, data too few or unreadable."""
+FORESEEN = (BrokerError, CommandError, DatasetError, ValueError)
+"""What may go wrong, with a message for people: the broker, a command, data too few or unreadable."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class DemoOptions:
     seed : who plays which part.
     accounts, interactions : how many accounts, the person's not counted, and single interactions to delete.
     keep : leave the state directory in ``output``.
+    source : through what deletions are sent, ``"journal"`` or ``"kafka"``.
+    bootstrap_servers : Kafka's brokers, in plain text; None: one is started.
     """
 
     output: Path
@@ -56,6 +60,8 @@ class DemoOptions:
     accounts: int = 24
     interactions: int = 200
     keep: bool = False
+    source: str = "journal"
+    bootstrap_servers: str | None = None
 
 
 def show_demo(options: DemoOptions, *, as_json: bool) -> bool:
@@ -82,19 +88,24 @@ def run_demo(options: DemoOptions, console: Console) -> Report:
     Raises
     ------
     CommandError
-        A command of ours failed. ValueError: the data are too few for the story.
+        A command of ours failed. BrokerError: no broker. ValueError: the data are too few for the story.
     KeyboardInterrupt
         Ctrl-C or SIGTERM; every process that was started has been stopped.
     """
     started = time.perf_counter()
     options.output.mkdir(parents=True, exist_ok=True)
-    with interrupted_by_sigterm(), _workspace(options) as work, Stages(console) as stages:
+    with (
+        interrupted_by_sigterm(),
+        _workspace(options) as work,
+        _channel(options, work) as channel,
+        Stages(console) as stages,
+    ):
         with stages.stage("reading the data"):
             material = _material(options, console)
             cast = choose_cast(
                 material.matrix.user_items, options.accounts, options.interactions, options.seed
             )
-        story = play(options.models, material, cast, work, stages)
+        story = play(options.models, material, cast, channel, work, stages)
         removals = _measure(story, material.user(cast.neighbour), stages)
         with stages.stage("verifying what is on disk"):
             story.verified = run_command("verify", "--state", str(work / "state"), "--json")
@@ -113,6 +124,18 @@ def _workspace(options: DemoOptions) -> Iterator[Path]:
     finally:
         if not options.keep:
             shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _channel(options: DemoOptions, work: Path) -> Iterator[Channel]:
+    """Open what deletions are sent through."""
+    if options.source == "journal":
+        yield JournalChannel(work / "state")
+        return
+    from .topic import open_topic  # loads kafka-python
+
+    with open_topic(options.bootstrap_servers, work) as channel:
+        yield channel
 
 
 def _material(options: DemoOptions, console: Console) -> Material:
@@ -204,6 +227,6 @@ def _command(options: DemoOptions) -> str:
     default, words = DemoOptions(options.output, options.models), ["recunlearn demo"]
     if options.data is not None:
         words.append(f"--data {options.data.name}")
-    chosen = ((name, getattr(options, name)) for name in ("seed", "accounts", "interactions"))
+    chosen = ((name, getattr(options, name)) for name in ("source", "seed", "accounts", "interactions"))
     words += [f"--{name} {value}" for name, value in chosen if value != getattr(default, name)]
     return " ".join(words)

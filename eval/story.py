@@ -16,6 +16,7 @@ from ..engine.state import StatePaths
 from ..engine.tables import IndexedMatrix, InteractionTable
 from .audience import Answer, Api, Watch, watching
 from .cast import Cast
+from .channel import Channel
 from .outcome import LIST_LENGTH, Asked, Published, read_published
 from .processes import Child, CommandError, child, run_command
 from .report import Dataset, Listed, RequestTiming
@@ -70,7 +71,9 @@ class Story:
     verified: Mapping[str, Any] = field(default_factory=dict)
 
 
-def play(models: Sequence[str], material: Material, cast: Cast, work: Path, stages: Stages) -> Story:
+def play(
+    models: Sequence[str], material: Material, cast: Cast, channel: Channel, work: Path, stages: Stages
+) -> Story:
     """Play the story in ``work / "state"``; every process that it starts has ended when it returns or raises.
 
     Raises
@@ -83,11 +86,12 @@ def play(models: Sequence[str], material: Material, cast: Cast, work: Path, stag
         story.fit_seconds = _fit(models, material.table, work)
     with contextlib.ExitStack() as running:
         with stages.stage("starting worker and server"):
-            worker = running.enter_context(child("run", "--state", str(state)))
+            worker = running.enter_context(child("run", "--state", str(state), *channel.worker_options))
             server = running.enter_context(child("serve", "--state", str(state), "--port", "0"))
             port = _port(server)
             api = running.enter_context(contextlib.closing(Api(port)))
             _wait(lambda: api.get("/readyz").status == 200, worker, server)
+            _wait(lambda: channel.listening in worker.said(), worker, server)
         person, neighbour = material.user(cast.person), material.user(cast.neighbour)
         story.person_before = _listed(api, material, person, models[0]) or []
         story.neighbour_before = _all_lists(api, material, neighbour, models)
@@ -96,7 +100,9 @@ def play(models: Sequence[str], material: Material, cast: Cast, work: Path, stag
         for name, asked in _removals(material, cast):
             accounts, pairs = len(asked.accounts), len(asked.pair_users)
             with stages.stage(f"forgetting {name}", accounts + pairs) as advance:
-                stage = _forget(name, asked, published, state, port, neighbour, (worker, server), advance)
+                stage = _forget(
+                    name, asked, channel, published, state, port, neighbour, (worker, server), advance
+                )
             story.stages.append(stage)
             published = stage.after
             story.refusals += [_refused(api, user, models[0]) for user in asked.accounts]
@@ -139,6 +145,7 @@ def _removals(material: Material, cast: Cast) -> Iterator[tuple[str, Asked]]:
 def _forget(
     name: str,
     asked: Asked,
+    channel: Channel,
     before: Published,
     state: Path,
     port: int,
@@ -146,14 +153,11 @@ def _forget(
     processes: Sequence[Child],
     advance: Callable[[int], None],
 ) -> Stage:
-    """Ask for a removal on the command line and wait until all of it is erased and served."""
+    """Ask for a removal and wait until all of it is erased and served."""
     known = _erased(state)
-    arguments = [a for user in asked.accounts for a in ("--user", str(user))]
-    for user, item in zip(asked.pair_users, asked.pair_items, strict=True):
-        arguments += ["--interaction", f"{user}:{item}"]
     expected = known + len(asked.accounts) + len(asked.pair_users)
     with watching(port, [neighbour], asked.accounts, list(before.models)) as watch:
-        run_command("forget", "--state", str(state), *arguments, "--json")
+        channel.ask(asked)
 
         def all_erased() -> bool:
             erased = _erased(state)

@@ -260,7 +260,12 @@ class KafkaSource:
             return
         if now < self._claim_at:
             return
-        if self._claim_wait > _CLAIM_SECONDS:  # asking once was not enough
+        if self._claim_wait > _CLAIM_SECONDS and not held:
+            _log.warning(
+                "no partition of %s is this worker's yet: group %s is being formed, or has other members",
+                self._topic, self._settings.group,
+            )  # fmt: skip
+        elif self._claim_wait > _CLAIM_SECONDS:  # asking once was not enough
             _log.error(
                 "%d of %d partitions of %s are another member's of group %s: what they hold does not reach "
                 "this state; give each state a group of its own",

@@ -1,14 +1,16 @@
 """Fixtures that several test files use: real brokers, one of each kind for a whole run."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
+from recunlearn.eval import broker
 
-from .brokers import apache, tansu
+from .brokers import apache
 from .brokers.certificates import Certificates
 
 
-def _need(why_missing):
+def need(why_missing):
     """Skip a test that lacks a real component; with CI=true its absence is a failure."""
     if why_missing is not None:
         if os.environ.get("CI") == "true":
@@ -25,7 +27,7 @@ def certificates(tmp_path_factory):
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory, certificates):
     """Run one node of Apache Kafka, with every kind of listener."""
-    _need(apache.why_missing())
+    need(apache.why_missing())
     with apache.ApacheKafka(tmp_path_factory.mktemp("kafka"), certificates=certificates) as cluster:
         yield cluster
 
@@ -33,7 +35,7 @@ def kafka(tmp_path_factory, certificates):
 @pytest.fixture
 def three_kafkas(tmp_path):
     """Run three nodes of Apache Kafka, to kill."""
-    _need(apache.why_missing())
+    need(apache.why_missing())
     with apache.ApacheKafka(tmp_path / "kafka", nodes=3) as cluster:
         yield cluster
 
@@ -44,6 +46,6 @@ def any_broker(request, tmp_path_factory):
     if apache.why_missing() is None:
         yield request.getfixturevalue("kafka")
     else:
-        _need(tansu.why_missing())
-        with tansu.Tansu(tmp_path_factory.mktemp("tansu")) as broker:
-            yield broker
+        need(broker.why_missing())
+        with broker.local_broker(tmp_path_factory.mktemp("broker")) as address:
+            yield SimpleNamespace(bootstrap_servers=address)

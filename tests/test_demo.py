@@ -13,8 +13,16 @@ import msgspec
 import numpy as np
 import polars as pl
 import pytest
+from kafka import KafkaAdminClient
+from recunlearn.eval.broker import why_missing
 from recunlearn.eval.generate import social_interactions
+from recunlearn.eval.outcome import Asked
 from recunlearn.eval.report import read_report
+from recunlearn.eval.topic import open_topic
+
+from .conftest import need
+from .test_cli import invoke
+from .topics import everything_in
 
 COMMAND = [sys.executable, "-c", "from recunlearn.cli import main; main()", "demo"]
 
@@ -114,6 +122,56 @@ def gone(path, patience=10.0):
         if time.monotonic() > deadline:
             return False
     return True
+
+
+def test_the_story_through_a_topic_of_kafka(demo, data, tmp_path):
+    """The demo starts a broker of its own, every claim holds, and neither process nor file is left."""
+    need(why_missing())
+    output = tmp_path / "out"
+    process = demo(data, "--source", "kafka", "--model", "ease", "--json")
+    printed, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors + printed
+    assert sorted(path.name for path in output.iterdir()) == ["report.html", "report.json"]
+    report = read_report(output / "report.json")
+    assert (report.ok, len(report.checks)) == (True, 7)
+    assert "--source kafka" in report.command
+    assert [len(removal.requests) for removal in report.removals] == [1, 25]
+    assert all(0 <= one.fenced <= one.erased for removal in report.removals for one in removal.requests)
+    assert gone(output)
+
+
+def test_a_topic_of_the_demo_does_not_outlive_it(any_broker, tmp_path):
+    """On brokers of one's own it is made under a new name, filled as a platform would, and deleted."""
+    servers = any_broker.bootstrap_servers
+    admin = KafkaAdminClient(bootstrap_servers=servers)
+    with open_topic(servers, tmp_path) as channel:
+        topic = channel.worker_options[channel.worker_options.index("--topic") + 1]
+        assert topic in admin.list_topics()
+        channel.ask(Asked([7, "u-8"], [9], ["i-1"]))
+        messages = everything_in(servers, topic)
+    events = [json.loads(message.value) for message in messages]
+    assert {(message.key, event["user_id"]) for message, event in zip(messages, events, strict=True)} == {
+        (b"7", 7), (b"u-8", "u-8"), (b"9", 9),
+    }  # fmt: skip
+    assert [event["item_id"] for event in events if event["type"] == "interaction.removed"] == ["i-1"]
+    deadline = time.monotonic() + 10
+    while topic in admin.list_topics():
+        assert time.monotonic() < deadline
+    admin.close()
+
+
+def test_no_broker_is_refused_with_the_way_out(tmp_path, monkeypatch):
+    """The extra is not installed, nobody answers, or the option makes no sense: one line each."""
+    output = ("--output", tmp_path / "out")
+    told = invoke("demo", *output, "--bootstrap-servers", "127.0.0.1:1", rc=2)
+    assert "those of --source kafka" in told.stderr
+    monkeypatch.setattr("recunlearn.eval.topic._CONNECT_MS", 300)
+    told = invoke("demo", *output, "--source", "kafka", "--bootstrap-servers", "127.0.0.1:1", rc=1)
+    assert "no Kafka broker answered at 127.0.0.1:1" in told.stderr
+    monkeypatch.setattr("recunlearn.eval.broker.find_spec", lambda name: None)
+    told = invoke("demo", *output, "--source", "kafka", rc=1)
+    assert "pip install 'recunlearn[broker]'" in told.stderr
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_too_small_data_are_refused_with_the_way_out(demo, tmp_path):

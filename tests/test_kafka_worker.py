@@ -55,8 +55,11 @@ def finished(process, seconds=90):
 
 
 def options(broker, topic):
-    """Say where to read."""
-    return ("--source", "kafka", "--bootstrap-servers", broker.bootstrap_servers, "--topic", topic)
+    """Say where to read; Tansu holds a new member back for half of its session, and three seconds more."""
+    servers = broker.bootstrap_servers
+    return (
+        "--source", "kafka", "--bootstrap-servers", servers, "--topic", topic, "--session-timeout", "3",
+    )  # fmt: skip
 
 
 def wait_until(holds, seconds=60):
@@ -93,7 +96,7 @@ def test_options_come_from_flag_then_environment_then_file_then_state(any_broker
     config = tmp_path / "run.toml"
     config.write_text(
         '[run]\nsource = "kafka"\nonce = true\n'
-        f'[kafka]\nbootstrap_servers = "{servers}"\ntopic = "of-the-file"\n'
+        f'[kafka]\nbootstrap_servers = "{servers}"\ntopic = "of-the-file"\nsession_timeout = 3.0\n'
     )
     run = ("--config", config, "run", "--state", state)
     code, _, err = finished(start(*run))
