@@ -136,7 +136,8 @@ class ItemKNN(ItemModel):
         self.weighting: Weighting = weighting
         self.K1 = float(K1)
         self.B = float(B)
-        self._similarity: Interactions | None = None
+        self._lists: Lists | None = None
+        self._packed: tuple[Lists | None, Interactions] | None = None  # the lists of which, and as CSR
         self._pairs: CoOccurrence | None = None
         self._factor: FloatArray | None = None
         self._has_forgotten = False
@@ -149,9 +150,12 @@ class ItemKNN(ItemModel):
     @property
     def similarity(self) -> Interactions:
         """CSR float64 [n_items, n_items]: row i holds the at most K items most like i. Read-only."""
-        if self._similarity is None:
-            raise ValueError("ItemKNN is not fitted; call fit(user_items) first")
-        return self._similarity
+        lists, packed = self._lists, self._packed
+        if packed is None or packed[0] is not lists:
+            if lists is None:
+                raise ValueError("ItemKNN is not fitted; call fit(user_items) first")
+            self._packed = packed = lists, _pack(*lists)
+        return packed[1]
 
     def _fit(self, user_items: Interactions, show_progress: bool) -> None:
         del show_progress  # a few seconds at ten million interactions
@@ -172,7 +176,7 @@ class ItemKNN(ItemModel):
             factor = np.ones(everything.size)
         else:
             factor = self._bm25_factor(user_items)
-        self._similarity = nearest(pairs, factor, self.K)
+        self._lists, self._packed = _nearest_lists(pairs, factor, self.K), None
         self._pairs, self._factor = (None, None) if units is None else (pairs, factor)
 
     def _bm25_factor(self, user_items: Interactions) -> FloatArray:
@@ -205,16 +209,17 @@ class ItemKNN(ItemModel):
         """Subtract the change and rank again the lists that it can have changed."""
         touched = np.unique(before.indices).astype(np.int64)
         pairs.subtract(before, after, touched)
-        lists = _unpack(self.similarity, self.K)
+        ids, scores, counts = self._lists or _unpack(self.similarity, self.K)
+        lists = ids.copy(), scores.copy(), counts.copy()  # a reader may hold the old ones
         if self.weighting == "bm25":
             factor = self._bm25_factor(change.user_items)
             again = np.arange(self.n_items)
         else:
             factor = old_factor.copy()
             factor[touched] = inverse_norms(pairs.diagonal(touched))
-            again = _stale_lists(pairs, touched, factor, old_factor, lists)
+            again = _repair_lists(pairs, touched, factor, old_factor, lists)
         _rank(again, pairs, factor, lists)
-        self._similarity, self._factor = _pack(*lists), factor
+        self._lists, self._packed, self._factor = lists, None, factor
 
     def _score_row(self, items: NDArray[np.int32], values: FloatArray) -> tuple[FloatArray, BoolArray]:
         similarity = self.similarity
@@ -269,7 +274,7 @@ class ItemKNN(ItemModel):
         model = cls(**settings)
         model._user_items = user_items
         model._forgotten = np.zeros(user_items.shape[0], dtype=np.bool_)
-        model._similarity = similarity
+        model._packed = None, similarity
         model._has_forgotten = bool(record["has_forgotten"])
         return model
 
@@ -295,7 +300,8 @@ class ItemKNN(ItemModel):
             model._derive(kept)
         else:
             pairs, self._pairs = self._pairs, None
-            model._similarity = self.similarity[items][:, items] if fewer else self.similarity
+            model._lists = None if fewer else self._lists
+            model._packed = model._lists, self.similarity[items][:, items] if fewer else self.similarity
             model._pairs = pairs.renumber(items) if fewer and pairs is not None else pairs
             model._factor = None if self._factor is None else self._factor[items]
         model._user_items, model._forgotten = kept, self._forgotten[users]
@@ -350,9 +356,13 @@ def _pack(ids: NDArray[np.int32], scores: FloatArray, counts: IntVector) -> Inte
 
 def nearest(pairs: CoOccurrence, factor: FloatArray, k: int) -> Interactions:
     """Rank everything afresh: the lists of the ``k`` nearest, CSR [n_items, n_items]."""
+    return _pack(*_nearest_lists(pairs, factor, k))
+
+
+def _nearest_lists(pairs: CoOccurrence, factor: FloatArray, k: int) -> Lists:
     lists = _empty_lists(factor.size, k)
     _rank(np.arange(factor.size), pairs, factor, lists)
-    return _pack(*lists)
+    return lists
 
 
 def _rank(items: IntVector, pairs: CoOccurrence, factor: FloatArray, lists: Lists) -> None:
@@ -360,18 +370,19 @@ def _rank(items: IntVector, pairs: CoOccurrence, factor: FloatArray, lists: List
         neighbour_kernels.rank_rows(items, *pairs.arrays, factor, *lists)
 
 
-def _stale_lists(
+def _repair_lists(
     pairs: CoOccurrence, touched: IntVector, factor: FloatArray, old_factor: FloatArray, lists: Lists
 ) -> IntVector:
-    """Update the lists of untouched items where that is enough; return those to rank afresh, ascending."""
+    """Repair the lists of touched items, and others where that is enough; return those to rank afresh."""
     is_touched = np.zeros(factor.size, dtype=np.bool_)
     is_touched[touched] = True
-    others = int(pairs.length[~is_touched].sum())
-    if others <= int(pairs.length[touched].sum()):
+    others, work = int(pairs.length[~is_touched].sum()), int(pairs.length[touched].sum())
+    if others <= work:
         return np.arange(factor.size)  # to rank them all reads less
     is_stale = np.zeros(factor.size, dtype=np.bool_)
-    with kernels.threads_for(float(pairs.length[touched].sum())):
-        neighbour_kernels.update_neighbours(
+    with kernels.threads_for(float(work)):
+        first, sizes, to, offers = neighbour_kernels.rank_touched(
             touched, is_touched, *pairs.arrays, factor, old_factor, *lists, is_stale
         )
-    return np.flatnonzero(is_touched | is_stale)
+    neighbour_kernels.put_offers(touched, first, sizes, to, offers, *lists)
+    return np.flatnonzero(is_stale)

@@ -92,26 +92,43 @@ def rank_rows(
     Ties go to the lower id; zeros are no neighbours.
     """
     for stripe in numba.prange(STRIPES):
-        heap_ids = np.empty(ids.shape[1], dtype=np.int64)
-        heap_scores = np.empty(ids.shape[1])
+        heap_ids, heap_scores = np.empty(ids.shape[1], dtype=np.int64), np.empty(ids.shape[1])
         room = np.empty(factor.size)
         for place in range(stripe, items.size, STRIPES):
             i = items[place]
             row = columns[start[i] : start[i] + length[i]]
-            for k in range(row.size):
-                room[k] = sum_of(coarse, fine, unit, start[i] + k) * (factor[i] * factor[row[k]])
-            size, least = 0, _reached(ids[i], counts[i], row, room)
-            for k in range(row.size):
-                if room[k] >= least and (size < ids.shape[1] or room[k] > least):
-                    size = _offer(heap_ids, heap_scores, size, row[k], room[k])
-                    if size == ids.shape[1]:  # from now on an equal score has a higher id: it ranks behind
-                        least = heap_scores[0]
-            _sort_by_id(heap_ids, heap_scores, size)
-            ids[i, :size] = heap_ids[:size]
-            scores[i, :size] = heap_scores[:size]
-            ids[i, size:] = -1
-            scores[i, size:] = 0.0
-            counts[i] = size
+            _score_row(coarse, fine, unit, start[i], row, factor, factor[i], room)
+            counts[i] = _rank_row(row, room, heap_ids, heap_scores, ids[i], scores[i], counts[i])
+
+
+@kernel
+def _score_row(
+    coarse: Any, fine: Any, unit: float, first: int, row: Any, factor: Any, own: float, room: Any
+) -> None:
+    """Write the scores ``C_ij own factor_j`` of a row of sums, stored from ``first``, to ``room``."""
+    if fine.size > 0:
+        for k in range(row.size):
+            room[k] = sum_of(coarse, fine, unit, first + k) * (own * factor[row[k]])
+    else:
+        for k in range(row.size):
+            room[k] = coarse[first + k] * unit * (own * factor[row[k]])
+
+
+@kernel
+def _rank_row(row: Any, room: Any, heap_ids: Any, heap_scores: Any, ids: Any, scores: Any, count: int) -> int:
+    """Write the best of the scores in ``room`` to a list that holds the old one; return how many."""
+    size, least = 0, _reached(ids, count, row, room)
+    for k in range(row.size):
+        if room[k] >= least and (size < ids.size or room[k] > least):
+            size = _offer(heap_ids, heap_scores, size, row[k], room[k])
+            if size == ids.size:  # from now on an equal score has a higher id: it ranks behind
+                least = heap_scores[0]
+    _sort_by_id(heap_ids, heap_scores, size)
+    ids[:size] = heap_ids[:size]
+    scores[:size] = heap_scores[:size]
+    ids[size:] = -1
+    scores[size:] = 0.0
+    return size
 
 
 @kernel
@@ -159,7 +176,7 @@ def _sort_by_id(ids: Any, scores: Any, size: int) -> None:
 
 
 @parallel_kernel
-def update_neighbours(
+def rank_touched(
     items: Any,
     is_touched: Any,
     start: Any,
@@ -174,40 +191,61 @@ def update_neighbours(
     scores: Any,
     counts: Any,
     is_stale: Any,
-) -> None:
-    """Offer the touched ``items`` with their new factors to the lists of all others, in place.
+) -> Any:
+    """Rank the touched ``items`` afresh and find which other lists they may enter or leave.
 
-    A list that ``is_touched`` is left alone. The sums C_ij of all others did not change, so that the score
-    of a touched item in it moves with that item's factor. If it grew, the new list is the best K of the old
-    list and the touched items; if it fell, one from outside the list may be better now: ``is_stale`` bool
-    [n_items] is set where such an item may have been in the list. Lists come and go as in
-    :func:`rank_rows`. Every thread takes a range of the lists and scans all ``items``.
+    Only the factors of the touched items changed, and the sums between two of them; ``old_factor`` is from
+    before. If the score of a touched item in an untouched list grew, the new list is the best K of the old
+    list and the touched items: what may be among them is returned. If it fell, one from outside the list may
+    be better now: ``is_stale`` bool [n_items] is set where such an item may have been in the list. Lists come
+    and go as in :func:`rank_rows`, the untouched ones unchanged.
+
+    Returns
+    -------
+    first, sizes : int64 [k]: what item k offers lies at ``first[k] : first[k] + sizes[k]`` of the others.
+    to : int32, an untouched list. offers : float64, the score of the item in it.
     """
-    n_items, size_max = ids.shape
-    width = (n_items + STRIPES - 1) // STRIPES
+    worst = np.full(factor.size, np.inf)  # nothing is offered to a touched list
+    for i in numba.prange(factor.size):
+        if not is_touched[i]:
+            worst[i] = _worst(scores[i], counts[i])
+    first, sizes = np.cumsum(length[items]) - length[items], np.zeros(items.size, dtype=np.int64)
+    to, offers = np.empty(length[items].sum(), dtype=np.int32), np.empty(length[items].sum())
     for stripe in numba.prange(STRIPES):
-        low, high = min(n_items, stripe * width), min(n_items, (stripe + 1) * width)
-        worst = np.full(high - low, np.inf)  # nothing is offered to a touched list, or to a stale one
-        for i in range(low, high):
-            if not is_touched[i]:
-                worst[i - low] = _worst(scores[i], counts[i])
-        for place in range(items.size):
+        heap_ids, heap_scores = np.empty(ids.shape[1], dtype=np.int64), np.empty(ids.shape[1])
+        room = np.empty(factor.size)
+        for place in range(stripe, items.size, STRIPES):
             j = items[place]
-            falls = factor[j] < old_factor[j]
-            reference = old_factor[j] if falls else factor[j]
             row = columns[start[j] : start[j] + length[j]]
-            for k in range(np.searchsorted(row, low), np.searchsorted(row, high)):
+            _score_row(coarse, fine, unit, start[j], row, factor, factor[j], room)
+            counts[j] = _rank_row(row, room, heap_ids, heap_scores, ids[j], scores[j], counts[j])
+            falls = factor[j] < old_factor[j]
+            if falls:
+                _score_row(coarse, fine, unit, start[j], row, factor, old_factor[j], room)
+            at = first[place]
+            for k in range(row.size):
                 i = row[k]
-                weight = sum_of(coarse, fine, unit, start[j] + k)
-                reach = weight * (factor[i] * reference)
-                if reach == 0.0 or reach < worst[i - low]:
+                if room[k] < worst[i] or room[k] == 0.0:
                     continue
-                if falls and (counts[i] == size_max or factor[j] == 0.0):
+                if falls and (counts[i] == ids.shape[1] or factor[j] == 0.0):
                     is_stale[i] = True
-                    worst[i - low] = np.inf
                 else:
-                    _put(ids[i], scores[i], counts, i, j, weight * (factor[i] * factor[j]))
-                    worst[i - low] = _worst(scores[i], counts[i])
+                    to[at] = i
+                    offers[at] = sum_of(coarse, fine, unit, start[j] + k) * (factor[j] * factor[i])
+                    at += 1
+            sizes[place] = at - first[place]
+    return first, sizes, to, offers
+
+
+@kernel
+def put_offers(
+    items: Any, first: Any, sizes: Any, to: Any, offers: Any, ids: Any, scores: Any, counts: Any
+) -> None:
+    """Put what :func:`rank_touched` returned into the lists, in place."""
+    for place in range(items.size):
+        for at in range(first[place], first[place] + sizes[place]):
+            i = to[at]
+            _put(ids[i], scores[i], counts, i, items[place], offers[at])
 
 
 @kernel

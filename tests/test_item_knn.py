@@ -239,7 +239,7 @@ def test_a_removal_that_breaks_half_way_is_as_if_not_tried(monkeypatch):
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(item_knn_module, "_pack", broken)
+        patch.setattr(item_knn_module, "_rank", broken)
         with pytest.raises(MemoryError):
             model.forget_users([0])
     assert model.similarity is lists

@@ -194,20 +194,19 @@ def test_ranking_and_updating_lists(x, k, data):
 
     is_touched = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
     new, is_stale = np.where(is_touched, data.draw(factors), old), np.zeros(n, dtype=bool)
-    updated = tuple(part.copy() for part in lists)
-    neighbour_kernels.update_neighbours(
-        np.flatnonzero(is_touched), is_touched, *pairs.arrays, new, old, *updated, is_stale
-    )
+    touched, updated = np.flatnonzero(is_touched), tuple(part.copy() for part in lists)
+    offered = neighbour_kernels.rank_touched(touched, is_touched, *pairs.arrays, new, old, *updated, is_stale)
+    for mine, start in zip(updated, lists, strict=True):
+        assert np.array_equal(mine[~is_touched], start[~is_touched])
+    neighbour_kernels.put_offers(touched, *offered, *updated)
     ranked = lists_of(n, min(k, n))
     neighbour_kernels.rank_rows(everything, *pairs.arrays, new, *ranked)
-    for mine, start in zip(updated, lists, strict=True):
-        assert np.array_equal(mine[is_touched], start[is_touched])
     again = tuple(part.copy() for part in lists)
     neighbour_kernels.rank_rows(everything, *pairs.arrays, new, *again)
     for i in everything:  # to know the old list is faster, and changes nothing
         for mine, fresh in zip(again, ranked, strict=True):
             assert np.array_equal(mine[i], fresh[i])
-    for i in np.flatnonzero(~is_touched & ~is_stale):
+    for i in np.flatnonzero(~is_stale):
         for mine, fresh in zip(updated, ranked, strict=True):
             assert np.array_equal(mine[i], fresh[i])
 
