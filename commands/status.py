@@ -67,6 +67,12 @@ def status(state: State, as_json: AsJson = False) -> None:
             err=True,
             fg="red",
         )
+    for reader in report["old_readers"]:
+        typer.secho(
+            "process {pid} ({command}) still maps version {version}, which is purged".format(**reader),
+            err=True,
+            fg="yellow",
+        )
     if requests["failed"]:
         typer.secho(
             "there are duties that are not fulfilled: see the log of recunlearn run", err=True, fg="red"

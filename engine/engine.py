@@ -31,6 +31,7 @@ from .id_index import IdIndex
 from .interactions import rewrite_store
 from .ledger import Ledger, Pending, TakenBackError
 from .purge import purge, scan_for_ids
+from .readers import ReaderWatch
 from .receipts import ReceiptLog, give_receipts
 from .removal import Removal, plan_removal
 from .signing import ReceiptError
@@ -90,6 +91,7 @@ class Engine(Closable):
         self.paths = paths
         self.ledger = ledger
         self._lock, self._receipts = lock, receipts
+        self._readers = ReaderWatch(paths)
         self._was_cut_off = False
         self._load()
 
@@ -166,6 +168,7 @@ class Engine(Closable):
 
         Re-admissions, which no model has to do with, are carried out here, with their receipts.
         """
+        self._readers.look()
         self._go_on()
         if self.ledger.admit() and self._receipts is not None:
             give_receipts(self.ledger, self._receipts, self.paths)
@@ -205,6 +208,7 @@ class Engine(Closable):
             "publish": published - forgot,
             "purge": time.perf_counter() - published,
         }
+        self._readers.purged()
         phases = ", ".join(f"{name} {taken:.2f} s" for name, taken in seconds.items())
         _log.info("version %d: %d requests erased: %s", self.manifest.version, erased, phases)
         return CycleReport(self.manifest.version, erased, 0, seconds)
@@ -281,6 +285,7 @@ class Engine(Closable):
         """Release the ledger and the writer's lock."""
         self.ledger.close()
         self._lock.close()
+        self._readers.close()
 
 
 def open_receipts(paths: StatePaths, ledger: Ledger) -> ReceiptLog | None:

@@ -109,3 +109,8 @@ def duties(status: Mapping[str, Any]) -> Iterable[Metric]:
         "Requests and unreadable records that are open for longer than they may be",
         value=status.get("due", {}).get("overdue", 0),
     )
+    yield GaugeMetricFamily(
+        "recunlearn_old_version_readers",
+        "Processes that still map a version that was purged",
+        value=len(status.get("old_readers", ())),
+    )

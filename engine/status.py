@@ -10,6 +10,7 @@ import msgspec
 from .deadline import deadline, due_seconds
 from .fence import FenceKey
 from .ledger import Ledger
+from .readers import old_readers
 from .state import StatePaths, read_config
 from .version import Manifest, read_manifest, read_while_current
 
@@ -29,7 +30,8 @@ def state_status(
     of them whose users are not served any more; *failed* are requests that a model could not forget, and
     records that could not be read as a request: duties that are not fulfilled. ``oldest_pending_seconds`` is
     the age of the oldest that is pending or failed, 0 if there is none. ``due``: what is late
-    (:func:`~.deadline.deadline`). ``other_requests``: those that end otherwise than erased.
+    (:func:`~.deadline.deadline`). ``other_requests``: those that end otherwise than erased. ``old_readers``:
+    processes that still map a version that was purged (:mod:`.readers`).
 
     Raises
     ------
@@ -63,6 +65,7 @@ def state_status(
             "refused": counts["refused"],
             "cancelled": counts["cancelled"],
         },
+        "old_readers": [msgspec.to_builtins(reader) for reader in old_readers(paths)],
     }
 
 
