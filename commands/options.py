@@ -19,6 +19,11 @@ PREFIX = "RECUNLEARN"
 """What the names of environment variables begin with."""
 
 _KAFKA = "kafka"
+_OF_THE_STATE = {
+    "format": "dead letters are read by it too",
+    "export": "no run may forget a store that holds somebody",
+}
+"""Table -> why it is no option of one run."""
 
 
 def read_tables(path: Path) -> dict[str, Any]:
@@ -41,10 +46,9 @@ def take_config(context: typer.Context, path: Path | None) -> Path | None:
     """Keep the tables of the global ``--config FILE`` for the command that follows: its callback."""
     if path is not None:
         context.obj = read_tables(path)
-        if "format" in context.obj:
-            raise typer.BadParameter(
-                f"{path} has [format]: write it into the state's config.toml: dead letters are read by it too"
-            )
+        for name, why in _OF_THE_STATE.items():
+            if name in context.obj:
+                raise typer.BadParameter(f"{path} has [{name}]: write it into the state's config.toml: {why}")
     return path
 
 

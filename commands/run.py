@@ -85,7 +85,7 @@ def run(
         )
         with _stopped_by_signals(worker, stop_within):
             report = worker.run()
-        version = engine.manifest.version
+        version, errors = engine.manifest.version, engine.delivery.errors
     if as_json:
         print_json({"version": version, **vars(report)})
     else:
@@ -95,6 +95,8 @@ def run(
         )
     if announcer is not None and announcer.error is not None:
         not_so(f"announcements wait for the next run: {announcer.error}")
+    if errors:
+        not_so("requests are not erased until every store confirms: " + "; ".join(errors.values()))
     if report.failed or report.dead_letters:
         raise typer.Exit(REQUESTS_FAILED)
 

@@ -3,11 +3,12 @@
 The order of steps, each durable before the next begins::
 
     ledger: erasing -> forget in every model -> write the new version beside the old -> flip CURRENT
-    -> ledger: published -> purge old versions and partitions -> ledger: erased, ids cleared
-    -> empty the write-ahead log -> receipts
+    -> ledger: published -> purge old versions and partitions -> the same in every store of ``[[export]]``
+    -> ledger: erased, ids cleared -> empty the write-ahead log -> receipts
 
 A crash after any step ends, after the next start, in the state that no crash would have led to: before
-the flip the cycle is done again, after it the rest is finished (:meth:`Engine.open`).
+the flip the cycle is done again, after it the rest is finished (:meth:`Engine.open`). While a store does
+not confirm, cycles go on to be published, and their requests stay *erasing*.
 """
 
 import logging
@@ -26,6 +27,7 @@ from ..models.base import ForgettableModel
 from .anonymous import new_ids, under_new_ids
 from .closable import Closable
 from .deadline import warn_of_overdue
+from .delivery import Confirm, Confirmation, Delivery
 from .fence import FenceKey
 from .id_index import IdIndex
 from .interactions import rewrite_store
@@ -86,10 +88,16 @@ class Engine(Closable):
     """
 
     def __init__(
-        self, paths: StatePaths, lock: WriterLock, ledger: Ledger, receipts: ReceiptLog | None
+        self,
+        paths: StatePaths,
+        lock: WriterLock,
+        ledger: Ledger,
+        receipts: ReceiptLog | None,
+        delivery: Delivery,
     ) -> None:
         self.paths = paths
         self.ledger = ledger
+        self.delivery = delivery
         self._lock, self._receipts = lock, receipts
         self._readers = ReaderWatch(paths)
         self._was_cut_off = False
@@ -110,14 +118,16 @@ class Engine(Closable):
         read_config(paths)
         lock = WriterLock(paths)
         try:
+            delivery = Delivery.of(paths)
             ledger = Ledger(paths.ledger, FenceKey.load(paths))
             try:
                 receipts = open_receipts(paths, ledger)
-                recover(paths, ledger, receipts)
+                recover(paths, ledger, receipts, delivery.confirm)
                 ledger.retry_failed()
                 warn_of_overdue(paths, ledger)
-                return cls(paths, lock, ledger, receipts)
+                return cls(paths, lock, ledger, receipts, delivery)
             except BaseException:
+                delivery.close()
                 ledger.close()
                 raise
         except BaseException:
@@ -166,10 +176,13 @@ class Engine(Closable):
     def pending(self, limit: int = -1) -> list[Pending]:
         """Return up to ``limit`` requests that wait to be erased, oldest first.
 
-        Re-admissions, which no model has to do with, are carried out here, with their receipts.
+        Re-admissions, which no model has to do with, are carried out here, with their receipts; and what
+        waits for a store is finished if the store confirms now.
         """
         self._readers.look()
         self._go_on()
+        if self.delivery.is_due:
+            finish(self.paths, self.ledger, self.manifest, self._receipts, self.delivery.confirm)
         if self.ledger.admit() and self._receipts is not None:
             give_receipts(self.ledger, self._receipts, self.paths)
         return self.ledger.pending(limit)
@@ -177,7 +190,7 @@ class Engine(Closable):
     def _go_on(self) -> None:
         """After a cycle that an error cut off, do what the next start would do."""
         if self._was_cut_off:
-            recover(self.paths, self.ledger, self._receipts)
+            recover(self.paths, self.ledger, self._receipts, self.delivery.confirm)
             self._load()
             self._was_cut_off = False
 
@@ -202,7 +215,7 @@ class Engine(Closable):
             self._publish(version, removal, renamed, *next_version)
         self.ledger.publish_cycle(cycle, cycle_record(self.manifest, self._digest))
         published = time.perf_counter()
-        erased = finish(self.paths, self.ledger, cycle, self.manifest, self._receipts)
+        erased = finish(self.paths, self.ledger, self.manifest, self._receipts, self.delivery.confirm)
         seconds = {
             "forget": forgot - started,
             "publish": published - forgot,
@@ -282,7 +295,8 @@ class Engine(Closable):
         self._users, self._items = IdIndex(users), IdIndex(items)
 
     def close(self) -> None:
-        """Release the ledger and the writer's lock."""
+        """Release the stores, the ledger and the writer's lock."""
+        self.delivery.close()
         self.ledger.close()
         self._lock.close()
         self._readers.close()
@@ -305,8 +319,12 @@ def open_receipts(paths: StatePaths, ledger: Ledger) -> ReceiptLog | None:
     return log
 
 
-def recover(paths: StatePaths, ledger: Ledger, receipts: ReceiptLog | None) -> None:
+def recover(paths: StatePaths, ledger: Ledger, receipts: ReceiptLog | None, confirm: Confirm) -> None:
     """Finish the cycles that had published when they were cut off, drop the others, and purge again.
+
+    Parameters
+    ----------
+    confirm : as :meth:`~.delivery.Delivery.confirm`.
 
     Raises
     ------
@@ -327,8 +345,7 @@ def recover(paths: StatePaths, ledger: Ledger, receipts: ReceiptLog | None) -> N
             continue
         if cycle.state == "open":
             ledger.publish_cycle(cycle.cycle, cycle_record(manifest, digest))
-        finish(paths, ledger, cycle.cycle, manifest, receipts)
-    purge(paths, manifest)
+    finish(paths, ledger, manifest, receipts, confirm)
     ledger.admit()
     ledger.purge()
     if receipts is not None:
@@ -336,17 +353,32 @@ def recover(paths: StatePaths, ledger: Ledger, receipts: ReceiptLog | None) -> N
 
 
 def finish(
-    paths: StatePaths, ledger: Ledger, cycle: int, manifest: Manifest, receipts: ReceiptLog | None
+    paths: StatePaths, ledger: Ledger, manifest: Manifest, receipts: ReceiptLog | None, confirm: Confirm
 ) -> int:
-    """Do what follows the flip of CURRENT: purge, mark erased, empty the log, look for remains.
+    """Do what follows the flip of CURRENT: purge, and once every store confirms, end the published cycles.
 
     Returns
     -------
     How many requests are erased by it.
     """
     purge(paths, manifest)
+    stores = confirm()
+    if stores is None:
+        return 0
+    cycles = [cycle for cycle in ledger.unfinished_cycles() if cycle.state == "published"]
+    return sum(_end(paths, ledger, cycle.cycle, receipts, stores) for cycle in cycles)
+
+
+def _end(
+    paths: StatePaths,
+    ledger: Ledger,
+    cycle: int,
+    receipts: ReceiptLog | None,
+    stores: Sequence[Confirmation],
+) -> int:
+    """Mark a cycle's requests erased, empty the log, look for remains, give receipts; returns how many."""
     users = {user for user, item in ledger.subjects(cycle) if item is None}
-    record = dict(ledger.cycle(cycle).record)
+    record = {**ledger.cycle(cycle).record, "stores": msgspec.to_builtins(stores)}
     erased = ledger.finish_cycle(cycle, record)
     ledger.admit()
     ledger.purge()

@@ -10,6 +10,7 @@ import polars as pl
 from .. import __version__
 from ..models.base import ForgettableModel
 from . import durable
+from .delivery import Delivery
 from .engine import open_receipts, recover
 from .fence import FenceKey
 from .interactions import canonical_frame, read_store, to_user_items, write_store
@@ -143,7 +144,7 @@ def _previous(paths: StatePaths, key: FenceKey, is_needed: bool) -> Previous | N
         return None  # the first fit did not come to an end
     with _ledger(paths, key) as ledger:
         try:
-            recover(paths, ledger, open_receipts(paths, ledger))
+            recover(paths, ledger, open_receipts(paths, ledger), Delivery.later(paths))
             number, digest = read_current(paths)
             manifest = read_manifest(paths, number, digest)
         except VersionError:

@@ -36,12 +36,14 @@ PAYLOAD_TYPE = "application/vnd.recunlearn.erasure-receipt.v1+json"
 PROVES = (
     "The holder of the key states that this request was carried out as described, at these times.",
     "The receipt is in the log that the checkpoint commits to, at this place, and unaltered.",
+    "For each store that it names: that it gave back the vectors of that version, and held none of another.",
     "For each model: that it is exact, or the proven bound on its distance to a model that never saw the "
     "subject, as the model computed it.",
 )
 DOES_NOT_PROVE = (
     "Who the subject is: only who has the fence key can check a guess.",
-    "That no copy exists elsewhere: backups, exports, caches and memory are not the state directory.",
+    "That no copy exists elsewhere: backups, caches and memory are neither the state directory nor a store "
+    "that it names.",
     "That the software did what it states: rebuild the models from the data and compare (recunlearn verify).",
 )
 _log = logging.getLogger(__name__)

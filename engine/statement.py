@@ -69,6 +69,7 @@ def statement(request: DoneRequest, record: Mapping[str, Any]) -> bytes:
                 },
                 "models": _proofs(models) if _DONE[request.kind] == "erased" else {},
                 "scan": record.get("scan"),
+                "stores": record.get("stores", []),
                 "kept": _KEPT[request.kind],
                 "software": __version__,
             },

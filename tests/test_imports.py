@@ -16,6 +16,8 @@ HEAVY = (
     "polars",
     "implicit",
     "kafka",
+    "redis",
+    "psycopg",
     "fastapi",
     "uvicorn",
     "matplotlib",

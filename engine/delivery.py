@@ -1,0 +1,173 @@
+"""The published version in every store that ``[[export]]`` names, and the proof that nothing else is there.
+
+A store is asked what it holds, and never believed from memory: so a push that was cut off, a store that was
+set back, and one that was added since, all end at the next look with the published version alone.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Self, TypeAlias
+
+import msgspec
+
+from . import durable
+from .closable import Closable
+from .exporters.protocol import StoreError, StoreSettings, VectorStore
+from .exporters.registry import open_store, store_settings
+from .exporters.vectors import VersionVectors, digest_of, read_vectors
+from .state import StatePaths
+from .version import read_current, read_manifest
+
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 300.0
+_log = logging.getLogger(__name__)
+
+
+class Confirmation(msgspec.Struct, frozen=True):
+    """What a store was found to hold, for receipts.
+
+    Attributes
+    ----------
+    name, kind : of the store.
+    version : the only one that it holds.
+    users, items : how many vectors.
+    vectors_sha256 : over what was read back from it, equal to that of the published version.
+    confirmed : when, RFC 3339.
+    files : what was done about the server's own files.
+    """
+
+    name: str
+    kind: str
+    version: int
+    users: int
+    items: int
+    vectors_sha256: str
+    confirmed: str
+    files: dict[str, str]
+
+
+Confirm: TypeAlias = Callable[[], Sequence[Confirmation] | None]
+"""What :meth:`Delivery.confirm` is: None while a store has not confirmed."""
+
+
+@dataclass(frozen=True)
+class _Target:
+    settings: StoreSettings
+    store: VectorStore
+
+
+class Delivery(Closable):
+    """Keeps the stores of a state at its published version.
+
+    Attributes
+    ----------
+    errors : store -> why it has not confirmed the published version; empty when all have.
+    """
+
+    def __init__(self, paths: StatePaths, targets: Sequence[_Target]) -> None:
+        self.errors: dict[str, str] = {}
+        self._paths, self._targets = paths, targets
+        self._confirmed: dict[str, tuple[str, Confirmation]] = {}
+        self._wait, self._not_before = 0.0, 0.0
+
+    @classmethod
+    def of(cls, paths: StatePaths) -> Self:
+        """Make the connections that the state's config.toml asks for; none is used yet.
+
+        Raises
+        ------
+        StateError
+            A store cannot be meant as it is written, or its driver is not installed.
+        """
+        return cls(paths, [_Target(one, open_store(one)) for one in store_settings(paths)])
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a store waits for the published version, and it is time to try again."""
+        return bool(self._targets) and not self._has_all() and time.monotonic() >= self._not_before
+
+    def confirm(self) -> list[Confirmation] | None:
+        """Bring the published version to every store, and nothing else; None until all confirm.
+
+        A store that does not is an error in the log, and is tried again when :attr:`is_due` says so: after a
+        second, and twice as long each time, up to five minutes.
+        """
+        if not self._targets:
+            return []
+        if self.is_due:
+            self._try_all()
+        return [found for _, found in self._confirmed.values()] if self._has_all() else None
+
+    @staticmethod
+    def later(paths: StatePaths) -> Confirm:
+        """Stand in where nothing is to be delivered, as in a fit: no store confirms, if there is any."""
+        return lambda: None if store_settings(paths) else []
+
+    def close(self) -> None:
+        """Close the connections."""
+        for target in self._targets:
+            target.store.close()
+
+    def _has_all(self) -> bool:
+        _, digest = read_current(self._paths)
+        return all(self._has(target, digest) for target in self._targets)
+
+    def _has(self, target: _Target, digest: str) -> bool:
+        return self._confirmed.get(target.settings.name, ("", None))[0] == digest
+
+    def _try_all(self) -> None:
+        number, digest = read_current(self._paths)
+        vectors = read_vectors(self._paths, read_manifest(self._paths, number, digest), digest)
+        self.errors = {}
+        for target in self._targets:
+            name = target.settings.name
+            try:
+                if not self._has(target, digest):
+                    self._confirmed[name] = (digest, _delivered(target, vectors))
+            except StoreError as error:
+                self.errors[name] = str(error)
+        self._wait = min(_LONGEST_WAIT, max(_FIRST_WAIT, 2 * self._wait)) if self.errors else 0.0
+        self._not_before = time.monotonic() + self._wait
+        for said in self.errors.values():
+            _log.error("%s; requests wait for it, next try in %.0f s", said, self._wait)
+
+
+def _delivered(target: _Target, vectors: VersionVectors) -> Confirmation:
+    """Bring a version to one store, erase every other there, and read back what it holds.
+
+    Raises
+    ------
+    StoreError
+        It does not answer, or holds something else afterwards.
+    """
+    store, settings = target.store, target.settings
+    started = time.perf_counter()
+    expected = digest_of(vectors.blocks)
+    if store.held() != vectors.manifest_sha256:
+        store.push(vectors)
+    elif digest_of(store.read()) != expected:
+        _log.error("store %s does not hold what was pushed to it; it is pushed again", settings.name)
+        store.push(vectors)
+    durable.reached(f"version {vectors.version} is in {settings.name}")
+    files = store.purge()
+    durable.reached(f"{settings.name} is purged")
+    if others := store.others():
+        raise StoreError(f"store {settings.name} still has {len(others)} of other versions, as {others[0]}")
+    if store.held() != vectors.manifest_sha256 or digest_of(store.read()) != expected:
+        raise StoreError(
+            f"store {settings.name} does not give back what was written: does something else write there?"
+        )
+    taken = time.perf_counter() - started
+    _log.info("version %d is in %s, and nothing else: %.2f s", vectors.version, settings.name, taken)
+    return Confirmation(
+        settings.name,
+        settings.kind,
+        vectors.version,
+        vectors.count("users"),
+        vectors.count("items"),
+        expected,
+        datetime.now(UTC).isoformat(timespec="microseconds"),
+        dict(files),
+    )
