@@ -253,7 +253,7 @@ def sums_of(rows: Interactions, statistic: Statistic) -> Sums:
     """
     if rows.shape[1] != statistic.n_items:
         raise SumsError(f"the rows have {rows.shape[1]} items, the statistic {statistic.n_items}")
-    weights = _weigh(rows, statistic)
+    weights = weigh_rows(rows, statistic)
     n_items = statistic.n_items
     counts = np.bincount(rows.indices, minlength=n_items).astype(np.int64)
     degrees = np.zeros(n_items if statistic.has_degrees else 0, np.int64)
@@ -302,8 +302,14 @@ def _values(rows: Interactions, statistic: Statistic) -> NDArray[np.float64]:
     return np.ones_like(values) if statistic.binary else values
 
 
-def _weigh(rows: Interactions, statistic: Statistic) -> Interactions:
-    """Weigh the rows; refuse values whose products cannot be summed without a trace."""
+def weigh_rows(rows: Interactions, statistic: Statistic) -> Interactions:
+    """Weigh rows as a statistic asks for; O(nnz).
+
+    Raises
+    ------
+    SumsError
+        The products of the weights cannot be summed without a trace.
+    """
     values = _values(rows, statistic)
     counted: Interactions = sp.csr_matrix((values, rows.indices, rows.indptr), shape=rows.shape)
     kind = statistic.kind

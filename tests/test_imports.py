@@ -26,7 +26,7 @@ HEAVY = (
 MAY_IMPORT = {
     "models": {"models"},
     "engine": {"engine", "models"},
-    "streaming": {"streaming", "engine"},
+    "streaming": {"streaming", "engine", "models"},
     "eval": {"eval", "engine", "models"},
     "commands": {"commands", "streaming", "engine", "models", "eval"},
     "cli": {"cli", "commands", "streaming", "engine", "models", "eval"},

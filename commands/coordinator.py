@@ -1,0 +1,158 @@
+"""`recunlearn coordinator`: adds up what silos send, publishes models of all, answers each message."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .console import AsJson, not_so, print_json, wrong_use
+
+app = typer.Typer(help="Add up the sums of silos: their rows stay with them.", no_args_is_help=True)
+
+Root = Annotated[Path, typer.Option("--state", help="The coordinator's own directory.")]
+Once = Annotated[bool, typer.Option("--once", help="Do what there is to do, then exit.")]
+Every = Annotated[float, typer.Option(help="Seconds between two looks at the board.", min=0.01)]
+ITEMS = "Item ids, one a line, in the order of their columns."
+
+
+@app.command()
+def init(
+    state: Root,
+    board: Annotated[Path, typer.Option(help="The directory that coordinator and silos share.")],
+    items: Annotated[Path, typer.Option(help=ITEMS)],
+    federation: Annotated[str, typer.Option(help="What the federation is called.")] = "federation",
+    model: Annotated[str, typer.Option(help="ease, item_knn or spectral_mf.")] = "ease",
+    settings: Annotated[str, typer.Option(help="Arguments of the model, as JSON.")] = "{}",
+    batch: Annotated[
+        int | None, typer.Option(help="Users that a deletion should have at the least.", min=1)
+    ] = None,
+    patience: Annotated[
+        float | None,
+        typer.Option(help="Seconds after which an epoch begins without silos that are away; else it waits."),
+    ] = None,
+    fractions: Annotated[
+        bool, typer.Option("--fractions", help="Values are not whole numbers (item_knn only).")
+    ] = False,
+) -> None:
+    """Make a coordinator: its key, its catalogue of items, the model that it is to make."""
+    from ..streaming.federated.coordinator import Coordinator
+    from ..streaming.federated.coordinator_state import DEFAULT_BATCH, found_federation
+
+    try:
+        arguments: dict[str, Any] = json.loads(settings)
+        found_federation(
+            state, board, federation, _lines(items), model, arguments,
+            batch=batch or DEFAULT_BATCH, patience=patience, fractions=fractions,
+        )  # fmt: skip
+    except (ValueError, TypeError) as error:
+        wrong_use(str(error))
+    with Coordinator(state) as coordinator:
+        typer.echo(
+            f"{coordinator.board.root} is the board of {federation}: {len(coordinator.state.items):,} items, "
+            f"{model}; its key, for the silos: {coordinator.board.public_key}"
+        )
+
+
+@app.command()
+def admit(
+    state: Root,
+    name: Annotated[str, typer.Option(help="What the silo is called.")],
+    key: Annotated[Path, typer.Option(help="Its public key: receipts.pub, as it gave it to you.")],
+) -> None:
+    """Let a silo in, under its public key."""
+    from ..engine.signing import ReceiptError
+    from ..streaming.federated.coordinator import Coordinator
+
+    with Coordinator(state) as coordinator:
+        try:
+            coordinator.admit(name, key.read_bytes())
+        except ReceiptError as error:
+            wrong_use(f"{key}: {error}")
+        typer.echo(f"{name} is in; {len(coordinator.state.parties)} silos")
+
+
+@app.command()
+def dismiss(state: Root, name: Annotated[str, typer.Option(help="What the silo is called.")]) -> None:
+    """Forget a whole silo, present or not, and publish a model without it."""
+    from ..streaming.federated.coordinator import Coordinator
+
+    with Coordinator(state) as coordinator:
+        coordinator.dismiss(name)
+        step = coordinator.step()
+        typer.echo(f"{name} is out of {_where(coordinator.state.epoch, step.published)}")
+
+
+@app.command()
+def extend(
+    state: Root,
+    items: Annotated[Path | None, typer.Option(help=ITEMS)] = None,
+    again: Annotated[bool, typer.Option("--again", help="Begin a new epoch even if no item is new.")] = False,
+) -> None:
+    """Append items to the catalogue, and begin a new epoch: every silo sends its sums again."""
+    from ..streaming.federated.coordinator import Coordinator
+
+    if items is None and not again:
+        wrong_use("name what is new: --items FILE; or --again")
+    with Coordinator(state) as coordinator:
+        new = coordinator.extend(_lines(items) if items else [], again=again)
+        typer.echo(f"{new:,} items are new; epoch {coordinator.state.epoch}")
+
+
+@app.command()
+def run(state: Root, once: Once = False, every: Every = 1.0) -> None:
+    """Take in what silos send, publish, answer; until it is stopped."""
+    from ..streaming.federated.coordinator import Coordinator
+
+    with Coordinator(state) as coordinator:
+        while True:
+            step = coordinator.step()
+            if step.taken or step.refused or step.published or once:
+                typer.echo(
+                    f"{step.taken} messages taken in, {step.refused} refused; "
+                    f"{_where(coordinator.state.epoch, step.published)}"
+                )
+            if once:
+                break
+            time.sleep(every)
+
+
+@app.command()
+def status(state: Root, as_json: AsJson = False) -> None:
+    """Say where the federation stands: epoch, version, each silo, and who is waited for."""
+    from ..streaming.federated.board import Board
+    from ..streaming.federated.coordinator_state import read_state
+
+    at = read_state(state)
+    board = Board(Path(at.board))
+    silos = {
+        name: {
+            "users": party.users,
+            "messages": party.sequence,
+            "here": bool(party.sums),
+            "missing": board.missing(name, at.epoch, party.sequence),
+        }
+        for name, party in at.parties.items()
+    }
+    document = {"federation": at.federation, "epoch": at.epoch, "version": at.version, "silos": silos}
+    if as_json:
+        print_json(document)
+        return
+    typer.echo(f"{at.federation}: epoch {at.epoch}, version {at.version}")
+    for name, one in silos.items():
+        said = f"{one['users']:,} users, {one['messages']} messages" if one["here"] else "no sums yet"
+        gap = f"; waiting for message {one['missing']}: later ones are here" if one["missing"] else ""
+        typer.echo(f"  {name}: {said}{gap}")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        not_so(f"{path} cannot be read: {error}")
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _where(epoch: int, version: int | None) -> str:
+    return f"epoch {epoch}, version {version} published" if version else f"epoch {epoch}, nothing published"

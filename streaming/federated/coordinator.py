@@ -1,0 +1,408 @@
+"""The coordinator: takes in what silos send, keeps the sums of each, publishes models of all, answers.
+
+``state.json`` is the commit point: it names, for each silo, the file of its sums and the last message in
+them. Sums files are written before it and removed after it; what is published follows from it. So a crash at
+any step, and a start again, ends as no crash would have: no message is lost, none counts twice.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ...engine import durable
+from ...engine.closable import Closable
+from ...engine.signing import ReceiptError, SigningKey, public_pem, read_public_key
+from ...engine.state import StatePaths, WriterLock
+from ...models.summed import published_from_sums, statistic_of
+from ...models.sums import LARGEST, Statistic, Sums, SumsError, merge
+from ...models.sums_check import read_sums
+from .board import (
+    CHARTER_TYPE,
+    RECEIPT_TYPE,
+    REFUSAL_TYPE,
+    Board,
+    Charter,
+    Receipt,
+    Refusal,
+    catalogue_lines,
+    make_board,
+)
+from .coordinator_state import Party, Taken, read_state, write_state
+from .message import FORMAT, FederationError, Header, digest_of, key_of, open_header, read_arrow, write_arrow
+from .publication import flip, read_current, read_version, write_version
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one look at the inboxes came to: messages taken in and refused, and the version published."""
+
+    taken: int
+    refused: int
+    published: int | None
+
+
+class Coordinator(Closable):
+    """The one process that adds up: open it, :meth:`step`, close it."""
+
+    def __init__(self, root: Path) -> None:
+        """Open a coordinator's directory.
+
+        Raises
+        ------
+        FederationError
+            There is none, or its state cannot be read.
+        StateInUseError
+            Another process has it open.
+        """
+        self._root, self.state = root, read_state(root)
+        self._lock = WriterLock(StatePaths(root))
+        self.state = read_state(root)  # as it is now that nobody else writes it
+        self._key = SigningKey.create(StatePaths(root))
+        self.board = Board(Path(self.state.board))
+        durable.make_directory(root / "sums")
+        self._sums: dict[str, Sums] = {}
+        self._say_what_is_done()
+        self._finish()
+
+    def close(self) -> None:
+        """Give the directory back."""
+        self._lock.close()
+
+    @property
+    def statistic(self) -> Statistic:
+        """What is summed."""
+        state = self.state
+        return statistic_of(state.model, state.settings, len(state.items), fractions=state.fractions)
+
+    def admit(self, name: str, public_key: bytes) -> None:
+        """Let a silo in, under its public key in PEM; the same again changes nothing.
+
+        Raises
+        ------
+        FederationError
+            The name cannot be a directory's, or is another silo's.
+        ReceiptError
+            The key is none.
+        """
+        if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
+            raise FederationError(f"a silo cannot be called {name!r}; use letters, digits, - and _")
+        public = public_pem(read_public_key(public_key)).decode()
+        if (known := self.state.parties.get(name)) is not None:
+            if known.public != public:
+                raise FederationError(f"{name} is a silo with another key already; dismiss it first")
+            return
+        if name in self.state.departed:
+            raise FederationError(
+                f"{name} left in this epoch; take another name, or begin a new epoch: recunlearn coordinator "
+                "extend --again"
+            )
+        self.state.parties[name] = Party(public)
+        self._commit()
+        self._say_what_is_done()
+
+    def dismiss(self, name: str) -> None:
+        """Forget a whole silo: its sums, its key, its messages; published by the next :meth:`step`.
+
+        Raises
+        ------
+        FederationError
+            There is no such silo.
+        """
+        if name not in self.state.parties:
+            known = ", ".join(self.state.parties) or "none"
+            raise FederationError(f"there is no silo {name!r} (there are: {known})")
+        self._drop(name)
+        self._commit()
+        self._say_what_is_done()
+
+    def extend(self, items: Sequence[str], *, again: bool = False) -> int:
+        """Append items to the catalogue and begin a new epoch: every silo is asked for its sums again.
+
+        Parameters
+        ----------
+        items : those that are known already are left out; if that is all, nothing happens.
+        again : begin an epoch even so.
+
+        Returns
+        -------
+        How many were new.
+        """
+        known = set(self.state.items)
+        new = [item for item in dict.fromkeys(items) if item not in known]
+        if new or again:
+            state = self.state
+            state.items += new
+            state.epoch, state.opened, state.begun, state.dirty = state.epoch + 1, time.time(), False, True
+            state.unanswered, state.receipts, state.departed = [], {}, []
+            for party in state.parties.values():
+                party.sequence, party.sums, party.users = 0, "", 0
+            self._sums.clear()
+            self._commit()
+            self._say_what_is_done()
+        return len(new)
+
+    def step(self) -> Step:
+        """Take in every message that is there, publish if that changed anything, answer, tidy up."""
+        parties = set(self.state.parties)
+        found = [self._take_from(name) for name in sorted(parties)]
+        if any(taken for taken, _ in found):
+            self._commit()
+        if set(self.state.parties) != parties:
+            self._say_what_is_done()
+        published = self._publish() if self.state.dirty and self.is_due() else None
+        self._tidy()
+        return Step(sum(taken for taken, _ in found), sum(refused for _, refused in found), published)
+
+    def away(self) -> list[str]:
+        """Name the silos that have sent no sums in this epoch."""
+        return [name for name, party in self.state.parties.items() if not party.sums]
+
+    def is_due(self) -> bool:
+        """Tell whether a version can be published: all silos are in, or the patience with some has ended.
+
+        Only an epoch's first version waits; who comes later is added to what is there.
+        """
+        state, away = self.state, self.away()
+        if state.begun or not away:
+            return True
+        waited = state.patience is not None and time.time() - state.opened >= state.patience
+        return waited and len(away) < len(state.parties)
+
+    def _commit(self) -> None:
+        """Make what was taken in count: sums first, then the state that names them."""
+        for name, party in self.state.parties.items():
+            path = self._root / "sums" / party.sums
+            if party.sums and not path.exists():
+                durable.create_bytes(path, write_arrow(self._sums[name]))
+        write_state(self._root, self.state)
+
+    def _say_what_is_done(self) -> None:
+        """Say on the board what the federation does now."""
+        state = self.state
+        parties = {name: party.public for name, party in state.parties.items()}
+        make_board(self.board, parties)
+        lines = catalogue_lines(state.items)
+        charter = Charter(
+            FORMAT, state.federation, state.epoch, state.model, state.settings, self.statistic,
+            digest_of(lines), state.batch, parties,
+        )  # fmt: skip
+        for path, content in (
+            (self.board.public_key, public_pem(self._key.public)),
+            (self.board.catalogue, lines),
+            (self.board.charter, self._key.envelope(msgspec.json.encode(charter), CHARTER_TYPE)),
+        ):
+            if not path.exists() or path.read_bytes() != content:
+                durable.replace(path, content, durable.SHARED)
+
+    def _take_from(self, name: str) -> tuple[int, int]:
+        """Take in a silo's messages in their order; returns how many, and how many were refused."""
+        taken, refused = 0, 0
+        for epoch, sequence in self.board.letters(name):
+            party = self.state.parties.get(name)
+            if party is None:
+                break  # it has left
+            if epoch == self.state.epoch and sequence > party.sequence + 1:
+                continue  # an earlier one is missing: this one waits
+            opened = None
+            try:
+                opened = self._open_letter(name, epoch, sequence)
+                if opened is None or self._is_known(name, *opened):
+                    continue
+                self._take(name, party, opened[0])
+            except (ReceiptError, FederationError) as error:
+                self._set_aside(name, epoch, sequence, str(error))
+                refused += 1
+            except SumsError as error:
+                assert opened is not None  # noqa: S101  for the type checkers
+                self._refuse(*opened, "not-so", str(error))
+                refused += 1
+            else:
+                self.state.unanswered.append(Taken(*opened))
+                self.state.dirty = True
+                taken += 1
+        return taken, refused
+
+    def _open_letter(self, name: str, epoch: int, sequence: int) -> tuple[Header, str] | None:
+        """Check who wrote an envelope, and that it lies where it belongs; None while it is being written."""
+        try:
+            content = self.board.envelope(name, epoch, sequence).read_bytes()
+        except FileNotFoundError:
+            return None
+        header = open_header(content, read_public_key(self.state.parties[name].public.encode()))
+        expected = (self.state.federation, name, epoch, sequence, key_of(name, epoch, sequence))
+        if (header.federation, header.party, header.epoch, header.sequence, header.key) != expected:
+            raise ReceiptError(f"the message says that it is {header.key} of {header.federation}")
+        return header, digest_of(content)
+
+    def _is_known(self, name: str, header: Header, message: str) -> bool:
+        """Deal with a message that came before, or too late; tell whether that is so."""
+        state = self.state
+        if header.epoch != state.epoch:
+            why = f"this is epoch {state.epoch}: sums of epoch {header.epoch} say nothing in it"
+            if not self.board.receipt(name, header.epoch, header.sequence).exists():
+                self._refuse(header, message, "other-epoch", why)
+            self._remove_letter(header)
+            return True
+        if header.sequence > state.parties[name].sequence:
+            return False
+        receipt = state.receipts.get(header.key)
+        if receipt is not None and receipt.message == message:
+            self._post(receipt)
+            self._remove_letter(header)
+        elif message not in {one.message for one in state.unanswered}:
+            raise FederationError("another message counts in its place; this one does not")
+        return True
+
+    def _take(self, name: str, party: Party, header: Header) -> None:
+        """Let a message count in memory; :meth:`_commit` makes it last.
+
+        Raises
+        ------
+        SumsError
+            It cannot be so; nothing has changed.
+        """
+        if header.format != FORMAT:
+            raise SumsError(f"the message has format {header.format}; this release reads {FORMAT}")
+        if header.kind == "leave":
+            self._drop(name)
+            return
+        if header.statistic != self.statistic:
+            raise SumsError(f"these are sums of {header.statistic}; the charter asks for {self.statistic}")
+        before = self._sums_of(name)
+        if header.kind == "rows":
+            after = before.add(self._read(header))
+            self._require_room(name, after)
+        else:
+            after = before.subtract(self._read(header))
+            read_sums(after.statistic, after.users, after.arrays)  # what is left must be sums of rows too
+        self._sums[name] = after
+        party.sequence, party.users = header.sequence, after.users
+        party.sums = f"{name}-{header.epoch:06d}-{header.sequence:06d}.arrow"
+
+    def _read(self, header: Header) -> Sums:
+        """Read the sums that a header names."""
+        path = self.board.envelope(header.party, header.epoch, header.sequence).with_suffix(".arrow")
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise FederationError(f"the sums of {header.key} are missing") from None
+        if digest_of(content) != header.digest:
+            raise FederationError(f"the sums of {header.key} are not those that were signed")
+        return read_arrow(content, header.statistic, header.users)
+
+    def _sums_of(self, name: str) -> Sums:
+        """Return a silo's sums as they stand, from disk the first time."""
+        if name not in self._sums:
+            party, statistic = self.state.parties[name], self.statistic
+            self._sums[name] = (
+                read_arrow((self._root / "sums" / party.sums).read_bytes(), statistic, party.users)
+                if party.sums
+                else Sums.nothing(statistic)
+            )
+        return self._sums[name]
+
+    def _require_room(self, name: str, after: Sums) -> None:
+        """Refuse sums with which the total of all silos would not fit."""
+        others = [self._sums_of(other) for other in self.state.parties if other != name]
+        for what in ("counts", "degrees"):
+            total = sum(getattr(one, what).astype(np.float64) for one in [*others, after])
+            _require_below(total, what)
+        _require_below(sum(one.diagonal().astype(np.float64) for one in [*others, after]), "squares")
+
+    def _drop(self, name: str) -> None:
+        had = self.state.parties.pop(name)
+        self._sums.pop(name, None)
+        self.state.departed.append(name)
+        self.state.dirty |= bool(had.sums)
+
+    def _publish(self) -> int:
+        """Publish a model of all sums, and answer every message in it."""
+        state = self.state
+        version = state.version + 1
+        total = merge((self._sums_of(name) for name in state.parties), self.statistic)
+        published = published_from_sums(state.model, state.settings, total)
+        parties = [name for name, party in state.parties.items() if party.sums]
+        place = (state.federation, state.epoch, version)
+        write_version(self.board, self._key, published, place, (total.users, parties))
+        flip(self.board, version)
+        state.settings = dict(published.settings)
+        self._answer(version)
+        return version
+
+    def _finish(self) -> None:
+        """Go on where a crash cut a publication, or its answers, off."""
+        version, _ = read_current(self.board)
+        if version == self.state.version + 1:
+            self.state.settings = dict(read_version(self.board, self._key.public)[0].settings)
+            self._answer(version)
+        for receipt in self.state.receipts.values():
+            self._post(receipt)
+
+    def _answer(self, version: int) -> None:
+        """Commit to what a published version has in it, and write the receipts."""
+        state, (_, manifest) = self.state, read_current(self.board)
+        now, answered = datetime.now(UTC).isoformat(timespec="seconds"), state.unanswered
+        for one in answered:
+            header = one.header
+            state.receipts[header.key] = Receipt(
+                state.federation, header.party, header.key, one.message, header.kind, header.users,
+                header.epoch, version, manifest, now,
+            )  # fmt: skip
+        state.version, state.begun, state.dirty, state.unanswered = version, True, False, []
+        self._commit()
+        for one in answered:
+            self._post(state.receipts[one.header.key])
+            self._remove_letter(one.header)
+
+    def _post(self, receipt: Receipt) -> None:
+        """Put a receipt on the board, unless it is there."""
+        path = self.board.receipt(receipt.party, receipt.epoch, int(receipt.key.rpartition("/")[2]))
+        if not path.exists():
+            content = self._key.envelope(msgspec.json.encode(receipt), RECEIPT_TYPE)
+            durable.make_directory(path.parent, durable.SHARED_FOLDER)
+            durable.replace(path, content, durable.SHARED)
+
+    def _refuse(self, header: Header, message: str, code: str, why: str) -> None:
+        _log.warning("message %s is refused: %s", header.key, why)
+        refusal = Refusal(self.state.federation, header.party, header.key, message, code, why)
+        path = self.board.refusal(header.party, header.epoch, header.sequence)
+        durable.replace(path, self._key.envelope(msgspec.json.encode(refusal), REFUSAL_TYPE), durable.SHARED)
+        self._remove_letter(header)
+
+    def _set_aside(self, name: str, epoch: int, sequence: int, why: str) -> None:
+        """Take what nobody can be held to out of the inbox: the silo, if it wrote one, writes it again."""
+        _log.warning("%s/%d/%d is set aside: %s", name, epoch, sequence, why)
+        path = self.board.envelope(name, epoch, sequence)
+        path.rename(path.with_suffix(".set-aside"))
+
+    def _remove_letter(self, header: Header) -> None:
+        path = self.board.envelope(header.party, header.epoch, header.sequence)
+        for one in (path, path.with_suffix(".arrow")):
+            if one.exists():
+                durable.remove(one)
+
+    def _tidy(self) -> None:
+        """Remove what nothing names any more: old versions, old sums."""
+        named = {party.sums for party in self.state.parties.values()}
+        for path in (self._root / "sums").iterdir():
+            if path.name not in named:
+                durable.remove(path)
+        current, _ = read_current(self.board)
+        for folder in self.board.versions.iterdir():
+            if current and folder != self.board.version(current):
+                durable.remove(folder)
+
+
+def _require_below(total: Any, what: str) -> None:
+    over = np.flatnonzero(total >= 0.99 * LARGEST)
+    if over.size:
+        raise SumsError(f"the {what} of item {over[0]} of all silos would sum to 2^61, which does not fit")

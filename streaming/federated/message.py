@@ -1,0 +1,138 @@
+"""What a silo sends: sums in Arrow, under a signed header that names them by their digest.
+
+A message is two files (or two values of one record): the sums as Arrow IPC, one row with a list for each
+array, and a DSSE envelope whose header says who sends what for which epoch, in which place. The envelope is
+checked first, then the digest, and only then is the Arrow file read.
+"""
+
+import hashlib
+import io
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+import polars as pl
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from ...engine.purge import UNREADABLE
+from ...engine.signing import SigningKey, open_envelope, read_exactly
+from ...engine.state import StateError
+from ...models.sums import Statistic, Sums, SumsError
+from ...models.sums_check import read_sums
+
+FORMAT: Final = 1
+PAYLOAD_TYPE: Final = "application/vnd.recunlearn.federated-sums.v1+json"
+
+Kind: TypeAlias = Literal["rows", "deletion", "leave"]
+
+
+class FederationError(StateError):
+    """A federation cannot go on as it is: a message, a directory or a key is not what it should be."""
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is signed of a message.
+
+    Attributes
+    ----------
+    format : version of the message's form.
+    federation, party : which federation, and which silo of it sends this.
+    epoch : in which the sums count; in another they say nothing.
+    sequence : 1, 2, ... of this silo in this epoch: the order in which its messages count.
+    key : idempotency key: one message, however often it comes.
+    kind : "rows": sums to add. "deletion": sums of users who leave, to subtract. "leave": the silo goes, with
+        all its sums.
+    statistic : what is summed.
+    users : how many users are summed up.
+    digest : hex SHA-256 of the Arrow file; "" where there is none.
+    """
+
+    format: int
+    federation: str
+    party: str
+    epoch: int
+    sequence: int
+    key: str
+    kind: Kind
+    statistic: Statistic
+    users: int
+    digest: str
+
+
+def key_of(party: str, epoch: int, sequence: int) -> str:
+    """Name a message: the same for every copy of it.
+
+    Examples
+    --------
+    >>> key_of("north", 2, 7)
+    'north/2/7'
+    """
+    return f"{party}/{epoch}/{sequence}"
+
+
+def write_arrow(sums: Sums) -> bytes:
+    """Write the arrays of sums as Arrow IPC, compressed; keys as steps from one to the next.
+
+    Equal sums give equal bytes (with one release of Polars).
+    """
+    arrays: dict[str, Any] = dict(sums.arrays)
+    arrays["keys"] = np.diff(sums.keys, prepend=np.int64(0))
+    columns = [
+        pl.Series(name, array).implode().alias(name)
+        if array.size
+        else pl.Series(name, [[]], dtype=pl.List(pl.Int64))
+        for name, array in arrays.items()
+    ]
+    file = io.BytesIO()
+    pl.DataFrame(columns).write_ipc(file, compression="zstd")
+    return file.getvalue()
+
+
+def read_arrow(content: bytes, statistic: Statistic, users: int) -> Sums:
+    """Read what :func:`write_arrow` wrote, by whomever; whatever cannot be is refused.
+
+    Raises
+    ------
+    SumsError
+        It is no such file, or as ``sums_check.read_sums``.
+    """
+    expected = list(Sums.nothing(statistic).arrays)
+    try:
+        frame = pl.read_ipc(io.BytesIO(content))
+    except UNREADABLE as error:
+        raise SumsError(f"the sums are not readable Arrow ({type(error).__name__})") from None
+    if frame.columns != expected or frame.height != 1 or set(frame.dtypes) != {pl.List(pl.Int64)}:
+        raise SumsError(
+            f"the sums are {frame.height} rows of {dict(frame.schema)}; one row of int64 lists is wanted: "
+            f"{', '.join(expected)}"
+        )
+    if any(frame[name].null_count() or frame[name][0].null_count() for name in expected):
+        raise SumsError("the sums have a number that is missing")
+    arrays = {name: frame[name][0].to_numpy() for name in expected}
+    steps = arrays["keys"]
+    if np.any(steps < 0):
+        raise SumsError("the steps between pairs are negative: pairs must ascend, none twice")
+    arrays["keys"] = np.cumsum(steps)  # where it wraps, the pairs no longer ascend
+    return read_sums(statistic, users, arrays)
+
+
+def digest_of(content: bytes) -> str:
+    """Hex SHA-256."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def seal(header: Header, key: SigningKey) -> bytes:
+    """Sign a header: the JSON of its DSSE envelope."""
+    return key.envelope(msgspec.json.encode(header), PAYLOAD_TYPE)
+
+
+def open_header(content: bytes, public: Ed25519PublicKey) -> Header:
+    """Check who signed a header and read it.
+
+    Raises
+    ------
+    engine.signing.ReceiptError
+        It is not an envelope, not signed by that key, or not a header.
+    """
+    header: Header = read_exactly(open_envelope(content, PAYLOAD_TYPE, public), Header, "the header")
+    return header

@@ -1,0 +1,316 @@
+"""A silo: keeps its rows, sends their sums, forgets its users, serves them from what is published.
+
+``silo.json`` is the commit point. A message is committed to before it is written, with a file of the rows
+that it sums up, and is a function of those: so it can be written again, the same bytes, until it is answered.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import polars as pl
+
+from ...engine import durable
+from ...engine.closable import Closable
+from ...engine.signing import SigningKey, read_public_key
+from ...engine.state import StatePaths, WriterLock
+from ...models.sums import Statistic, SumsError, sums_of, weigh_rows
+from .board import RECEIPT_TYPE, REFUSAL_TYPE, Board, Charter, Receipt, Refusal, read_signed
+from .message import FORMAT, FederationError, Header, Kind, digest_of, key_of, seal, write_arrow
+from .silo_state import (
+    Done,
+    Outgoing,
+    Pending,
+    SiloState,
+    matrix_of,
+    read_rows,
+    read_state,
+    write_rows,
+    write_state,
+)
+
+DEFAULT_PATIENCE: Final = 7 * 86_400.0
+"""Seconds: a week, of the month that the GDPR gives (article 12.3)."""
+
+_FIRST_ROWS: Final = "rows-000000-000000.parquet"
+
+
+@dataclass(frozen=True)
+class SiloStep:
+    """What one look at the board came to: messages sent, users who are out, and in which version they are."""
+
+    sent: int
+    erased: int
+    version: int | None
+
+
+def join(
+    root: Path,
+    board: Path,
+    party: str,
+    frame: pl.DataFrame,
+    coordinator: bytes,
+    patience: float = DEFAULT_PATIENCE,
+) -> Path:
+    """Make a silo's directory: its key, its rows, its state; returns the file of its public key.
+
+    Parameters
+    ----------
+    frame : ``user_id``, ``item_id`` and ``value``; copied.
+    coordinator : the coordinator's public key, PEM, from a source that is trusted.
+
+    Raises
+    ------
+    FederationError
+        There is a silo already.
+    ReceiptError
+        The key is none.
+    """
+    paths = StatePaths(root)
+    if (root / "silo.json").exists():
+        raise FederationError(f"{root} has a silo already; use another directory")
+    read_public_key(coordinator)
+    durable.make_directory(paths.keys)
+    durable.make_directory(root / "requests")
+    SigningKey.create(paths)
+    columns = [
+        pl.col("user_id").cast(pl.String),
+        pl.col("item_id").cast(pl.String),
+        pl.col("value").cast(pl.Float64),
+    ]
+    write_rows(root / _FIRST_ROWS, frame.select(columns))
+    state = SiloState(
+        FORMAT, str(board.resolve()), party, coordinator.decode(), patience, epoch=0, sequence=0,
+        rows=_FIRST_ROWS, pending=[], outgoing=[], done=[], items=0, catalogue="", left=False,
+    )  # fmt: skip
+    write_state(root, state)
+    return paths.receipt_public_key
+
+
+def ask(root: Path, users: Iterable[str]) -> int:
+    """Record durably that users are to be forgotten, for :meth:`Silo.step` to take up; how many.
+
+    Any process may ask, while another runs the silo.
+    """
+    read_state(root)
+    wanted = sorted(set(users))
+    if wanted:
+        name = f"{time.time_ns():020d}-{digest_of(msgspec.json.encode(wanted))[:16]}.json"
+        durable.replace(root / "requests" / name, msgspec.json.encode(wanted))
+    return len(wanted)
+
+
+class Silo(Closable):
+    """The one process that sends a silo's sums: open it, :meth:`step`, close it."""
+
+    def __init__(self, root: Path) -> None:
+        """Open a silo's directory.
+
+        Raises
+        ------
+        FederationError
+            There is none, or its state cannot be read.
+        StateInUseError
+            Another process has it open.
+        """
+        self._root, self.state = root, read_state(root)
+        self._lock = WriterLock(StatePaths(root))
+        self.state = read_state(root)  # as it is now that nobody else writes it
+        self._key = SigningKey.create(StatePaths(root))
+        self._coordinator = read_public_key(self.state.coordinator.encode())
+        self.board = Board(Path(self.state.board))
+
+    def close(self) -> None:
+        """Give the directory back."""
+        self._lock.close()
+
+    def step(self, *, flush: bool = False) -> SiloStep:
+        """Take up requests, read answers, send what is due.
+
+        Parameters
+        ----------
+        flush : send a deletion now, however few users are waiting.
+
+        Raises
+        ------
+        FederationError
+            The coordinator has not let this silo in, or has refused a message: the error says why.
+        """
+        self._take_up_requests()
+        charter = self.board.read_charter(self._coordinator)
+        erased, sent = self._read_answers(charter.epoch), 0
+        if not self.state.left:
+            self._require_a_place(charter)
+            if charter.epoch != self.state.epoch:
+                self._enter(charter)
+            elif self._is_due(charter, flush):
+                self._send_deletion()
+            sent = self._write_messages(charter)
+        self._tidy()
+        return SiloStep(sent, erased, self.state.done[-1].version if self.state.done else None)
+
+    def leave(self) -> None:
+        """Ask to be forgotten as a whole, all sums; :meth:`step` sees the answer."""
+        state = self.state
+        if state.left or any(one.kind == "leave" for one in state.outgoing):
+            return
+        charter = self.board.read_charter(self._coordinator)
+        if state.epoch != charter.epoch:
+            raise FederationError(
+                "the silo has not entered this epoch yet; run it first: recunlearn silo run"
+            )
+        self._commit_message("leave", "", 0)
+        self._write_messages(charter)
+
+    def _take_up_requests(self) -> None:
+        """Make pending who is asked to be forgotten and is here; then drop the requests."""
+        requests = sorted((self._root / "requests").glob("*.json"))
+        if not requests:
+            return
+        waiting = {one.user for one in self.state.pending}
+        here = set(read_rows(self._root / self.state.rows)["user_id"].unique().to_list()) - waiting
+        for path in requests:
+            wanted = here & set(msgspec.json.decode(path.read_bytes(), type=list[str]))
+            here -= wanted
+            self.state.pending += [Pending(user, time.time()) for user in sorted(wanted)]
+        write_state(self._root, self.state)
+        for path in requests:
+            durable.remove(path)
+
+    def _read_answers(self, epoch: int) -> int:
+        """Note what the coordinator says of the messages that are out; how many users are out by it.
+
+        In a new epoch a refusal is no matter: everything is summed up again.
+        """
+        state, erased = self.state, 0
+        for one in list(state.outgoing):
+            place = (state.party, state.epoch, one.sequence)
+            receipt = read_signed(self.board.receipt(*place), RECEIPT_TYPE, self._coordinator, Receipt)
+            if receipt is not None:
+                self._require_own(receipt.key, receipt.party, one)
+                state.outgoing.remove(one)
+                state.done.append(Done(receipt.key, one.kind, one.erases, receipt.epoch, receipt.version))
+                state.left |= one.kind == "leave"
+                erased += one.erases
+                continue
+            refusal = read_signed(self.board.refusal(*place), REFUSAL_TYPE, self._coordinator, Refusal)
+            if refusal is not None and epoch == state.epoch:
+                write_state(self._root, state)
+                raise FederationError(
+                    f"the coordinator refused message {refusal.key}: {refusal.why}; look into it, "
+                    "then have a new epoch begun: recunlearn coordinator extend --again"
+                )
+        write_state(self._root, state)
+        return erased
+
+    def _require_own(self, key: str, party: str, one: Outgoing) -> None:
+        own = key_of(self.state.party, self.state.epoch, one.sequence)
+        if (key, party) != (own, self.state.party):
+            raise FederationError(
+                f"the receipt in the place of {own} is for {key}: the board is not in order"
+            )
+
+    def _require_a_place(self, charter: Charter) -> None:
+        """Check that the charter has this silo, and a catalogue that only grew."""
+        state = self.state
+        public = StatePaths(self._root).receipt_public_key.read_text()
+        if charter.parties.get(state.party) != public:
+            raise FederationError(
+                f"the federation has no silo {state.party!r} with this key; have it admitted: recunlearn "
+                f"coordinator admit --name {state.party} --key {StatePaths(self._root).receipt_public_key}"
+            )
+        if charter.epoch < state.epoch:
+            raise FederationError(
+                f"the board is in epoch {charter.epoch}, this silo was in {state.epoch} already"
+            )
+        lines = self.board.catalogue.read_bytes().splitlines(keepends=True)[: state.items]
+        if state.items and digest_of(b"".join(lines)) != state.catalogue:
+            raise FederationError(
+                "the catalogue is not what it was with more at its end: columns would be mixed up"
+            )
+
+    def _enter(self, charter: Charter) -> None:
+        """Begin an epoch: sum up everybody who stays. Who was to be forgotten is never in it."""
+        state = self.state
+        gone = [one.user for one in state.pending]
+        before = read_rows(self._root / state.rows)
+        stay = before.filter(~pl.col("user_id").is_in(gone)) if gone else before
+        matrix, _ = matrix_of(stay, self.board.read_catalogue(charter))
+        try:  # before anything changes
+            weigh_rows(matrix, charter.statistic)
+        except SumsError as error:
+            raise FederationError(f"the rows of {state.party} have no exact sums: {error}") from None
+        erases = len(gone) + sum(one.erases for one in state.outgoing)
+        rows = f"rows-{charter.epoch:06d}-000001.parquet"
+        write_rows(self._root / rows, stay)
+        state.epoch, state.sequence, state.outgoing, state.pending = charter.epoch, 0, [], []
+        state.rows, state.items, state.catalogue = rows, charter.statistic.n_items, charter.catalogue
+        self._commit_message("rows", rows, erases)
+
+    def _is_due(self, charter: Charter, flush: bool) -> bool:
+        pending = self.state.pending
+        if not pending:
+            return False
+        oldest = min(one.since for one in pending)
+        return flush or len(pending) >= charter.batch or time.time() - oldest >= self.state.patience
+
+    def _send_deletion(self) -> None:
+        """Commit to the deletion of all who wait: their rows leave what is kept."""
+        state = self.state
+        gone = [one.user for one in state.pending]
+        before = read_rows(self._root / state.rows)
+        leaves = pl.col("user_id").is_in(gone)
+        place = f"{state.epoch:06d}-{state.sequence + 1:06d}"
+        write_rows(self._root / f"leaving-{place}.parquet", before.filter(leaves))
+        write_rows(self._root / f"rows-{place}.parquet", before.filter(~leaves))
+        state.pending, state.rows = [], f"rows-{place}.parquet"
+        self._commit_message("deletion", f"leaving-{place}.parquet", len(gone))
+
+    def _commit_message(self, kind: Kind, rows: str, erases: int) -> None:
+        state = self.state
+        state.sequence += 1
+        state.outgoing.append(Outgoing(state.sequence, kind, rows, erases))
+        write_state(self._root, state)
+
+    def _write_messages(self, charter: Charter) -> int:
+        """Write every message that is neither on the board nor answered; how many."""
+        written, items = 0, None
+        for one in self.state.outgoing:
+            envelope = self.board.envelope(self.state.party, self.state.epoch, one.sequence)
+            if (
+                envelope.exists()
+                or self.board.receipt(self.state.party, self.state.epoch, one.sequence).exists()
+            ):
+                continue
+            items = self.board.read_catalogue(charter) if items is None else items
+            self._write(envelope, one, charter, items)
+            written += 1
+        return written
+
+    def _write(self, envelope: Path, one: Outgoing, charter: Charter, items: Sequence[str]) -> None:
+        digest, users = "", 0
+        if one.kind != "leave":
+            rows, _ = matrix_of(read_rows(self._root / one.rows), items)
+            sums = sums_of(rows, charter.statistic)
+            content, users = write_arrow(sums), sums.users
+            digest = digest_of(content)
+            durable.replace(envelope.with_suffix(".arrow"), content, durable.SHARED)
+        header = self._header(one, charter.federation, charter.statistic, users, digest)
+        durable.replace(envelope, seal(header, self._key), durable.SHARED)
+
+    def _header(
+        self, one: Outgoing, federation: str, statistic: Statistic, users: int, digest: str
+    ) -> Header:
+        party, epoch = self.state.party, self.state.epoch
+        key = key_of(party, epoch, one.sequence)
+        return Header(FORMAT, federation, party, epoch, one.sequence, key, one.kind, statistic, users, digest)
+
+    def _tidy(self) -> None:
+        """Remove the rows that nothing needs any more: of users who are out, above all."""
+        named = {self.state.rows} | {one.rows for one in self.state.outgoing}
+        for path in self._root.glob("*.parquet*"):
+            if path.name not in named:
+                durable.remove(path)

@@ -1,0 +1,111 @@
+"""A federation in a directory, for the tests: some silos, one coordinator, everybody run by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+from recunlearn.engine.state import StatePaths
+from recunlearn.models import MODELS
+from recunlearn.models.base import canonical_interactions
+from recunlearn.streaming.federated.board import Board
+from recunlearn.streaming.federated.coordinator import Coordinator
+from recunlearn.streaming.federated.coordinator_state import found_federation
+from recunlearn.streaming.federated.publication import read_version
+from recunlearn.streaming.federated.silo import Silo, ask, join
+
+ITEMS = [f"item-{k}" for k in range(30)]
+
+
+def rows_of(users, seed=0):
+    """Draw users with two to nine items each: user_id, item_id, value."""
+    draw = np.random.default_rng(seed)
+    rows = [
+        (user, ITEMS[item], float(draw.integers(1, 4)))
+        for user in users
+        for item in draw.choice(len(ITEMS), draw.integers(2, 10), replace=False)
+    ]
+    return pl.DataFrame(rows, schema=["user_id", "item_id", "value"], orient="row")
+
+
+class Federation:
+    """A coordinator and its silos, in directories under one folder."""
+
+    def __init__(self, folder, frames, model="item_knn", settings=None, **options):
+        self.folder, self.frames = Path(folder), dict(frames)
+        self.board = Board(self.folder / "board")
+        self.root = self.folder / "coordinator"
+        self.model, self.settings = model, settings or {}
+        found_federation(
+            self.root, self.board.root, "test", ITEMS, model, self.settings, **{"batch": 1, **options}
+        )
+        for name, frame in self.frames.items():
+            self.add(name, frame)
+
+    def add(self, name, frame):
+        """Let a silo join, and admit it."""
+        self.frames[name] = frame
+        with Coordinator(self.root) as coordinator:
+            trusted = StatePaths(self.root).receipt_public_key.read_bytes()
+            key = join(self.silo(name), self.board.root, name, frame, trusted)
+            coordinator.admit(name, key.read_bytes())
+
+    def silo(self, name):
+        """Directory of a silo."""
+        return self.folder / name
+
+    def look(self, name, **options):
+        """Run a silo once."""
+        with Silo(self.silo(name)) as silo:
+            return silo.step(**options)
+
+    def collect(self):
+        """Run the coordinator once."""
+        with Coordinator(self.root) as coordinator:
+            return coordinator.step()
+
+    def round(self, **options):
+        """Everybody once: silos, coordinator, silos."""
+        names = [name for name in self.frames if self.silo(name).exists()]
+        for name in names:
+            self.look(name, **options)
+        step = self.collect()
+        for name in names:
+            self.look(name)
+        return step
+
+    def forget(self, name, *users):
+        """Ask a silo to forget users, and take them out of what is expected."""
+        ask(self.silo(name), users)
+        self.frames[name] = self.frames[name].filter(~pl.col("user_id").is_in(users))
+
+    def published(self):
+        """Read the manifest and the model that is published."""
+        with Coordinator(self.root) as coordinator:
+            return read_version(self.board, coordinator._key.public)
+
+    def pooled(self):
+        """Fit on the rows of everybody who is left, brought together."""
+        frame = pl.concat(self.frames.values())
+        users = {user: k for k, user in enumerate(sorted(set(frame["user_id"])))}
+        place = [users[user] for user in frame["user_id"]], [ITEMS.index(item) for item in frame["item_id"]]
+        x = sp.csr_matrix((frame["value"].to_numpy(), place), shape=(len(users), len(ITEMS)))
+        return MODELS[self.model](**self.settings).fit(canonical_interactions(x))
+
+    def is_exact(self):
+        """Tell whether what is published is, bit for bit, the pooled fit."""
+        _, published = self.published()
+        return same_published(published, self.pooled())
+
+
+def same_published(published, fitted):
+    """Tell whether all that the fitted model publishes was published: the same bits."""
+    return all(
+        all(
+            np.array_equal(getattr(published.arrays[name], part), getattr(array, part))
+            for part in ("indptr", "indices", "data")
+        )
+        if sp.issparse(array)
+        else np.array_equal(published.arrays[name], array)
+        for name, array in fitted.published().items()
+    )
