@@ -7,19 +7,20 @@ be watched. Nothing resets a position silently: kafka-python's own reset policy 
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
-from kafka import KafkaAdminClient, KafkaConsumer, errors
+from kafka import KafkaConsumer, errors
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.structs import OffsetAndMetadata
 
 from .kafka_connection import KafkaConnection, connect
 from .kafka_damage import damaged_records, partition_name
 from .kafka_letters import KafkaLetters
-from .source import Record, SourceError
+from .kafka_topic import NoTopicError, describe_topic
+from .source import Record, SourceAwayError, SourceError
 
 SAFE_OPTIONS: Mapping[str, Any] = {
     "enable_auto_commit": False,
@@ -38,6 +39,7 @@ LOST = "deleted by the broker before it was read"
 _CLOSE_MS = 5000
 _BACKOFF_SECONDS = 1.0
 _CLAIM_SECONDS, _CLAIM_SECONDS_AT_MOST = 1.0, 60.0
+_GONE_SECONDS = 10.0  # a broker that just came back may not know a topic yet
 _FATAL = (
     errors.AuthorizationError,
     errors.SaslAuthenticationFailedError,
@@ -82,8 +84,7 @@ def letters_of(settings: KafkaSettings) -> KafkaLetters:
     SourceError
         As :class:`KafkaSource`.
     """
-    _, _, partitions = _describe(settings)
-    return _letters(settings, partitions)
+    return _letters(settings, describe_topic(settings.connection, settings.topic).partitions)
 
 
 def _letters(settings: KafkaSettings, partitions: int) -> KafkaLetters:
@@ -102,13 +103,16 @@ class KafkaSource:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings, self._topic = settings, settings.topic
-        cluster, self._topic_id, partitions = _describe(settings)
-        self.identity: str | None = f"cluster {cluster}, topic {self._topic_id}"
-        self._letters = _letters(settings, partitions)
+        topic = describe_topic(settings.connection, settings.topic)
+        self._topic_id = topic.id
+        self.identity: str | None = f"cluster {topic.cluster_id}, topic {topic.id}"
+        self._letters = _letters(settings, topic.partitions)
         self._positions: dict[int, int] = {}
         self._aside: Iterator[Record] = iter(())
         self._consumer: Any = None
-        self._opened_at = 0.0
+        self._opened_at, self._was_open = 0.0, False
+        self._ends: dict[int, int] = {}
+        self._known_at = 0.0
         self._claim_at, self._claim_wait = 0.0, _CLAIM_SECONDS
 
     # --- reading ------------------------------------------------------------------------------------
@@ -119,7 +123,7 @@ class KafkaSource:
         Raises
         ------
         SourceError
-            The topic was made anew, records expired unread, or access was withdrawn.
+            The topic was deleted or made anew, records expired unread, or access was withdrawn.
         """
         aside = list(islice(self._aside, limit))
         if aside:
@@ -132,11 +136,12 @@ class KafkaSource:
             self._recover(error)
             return []
         self._refuse_another_topic()
-        self._claim_missing()
+        self._look_for_partitions()
         return [_record(message) for messages in polled.values() for message in messages]
 
     def seek(self, positions: Mapping[str, int]) -> None:
         """Continue from ``positions``, also in partitions that are assigned later; others from the start."""
+        self._aside = iter(())  # found again, where it is still ahead
         self._positions = {_number(name): offset for name, offset in positions.items()}
         if self._consumer is not None:
             for partition in self._consumer.assignment():
@@ -147,7 +152,7 @@ class KafkaSource:
         if self._consumer is None:
             return False
         assigned = list(self._consumer.assignment())
-        if len(assigned) < len(self._consumer.partitions_for_topic(self._topic)) or not assigned:
+        if len(assigned) < len(self._known_partitions()) or not assigned:
             return False
         try:
             ends = self._consumer.end_offsets(assigned)
@@ -184,15 +189,21 @@ class KafkaSource:
         return self._letters
 
     def lag(self) -> dict[str, int]:
-        """Return partition -> how many records wait on the broker, as far as fetches told."""
-        if self._consumer is None:
-            return {}
-        found = {}
-        for one in self._consumer.assignment():
-            end, position = self._consumer.highwater(one), self._positions.get(one.partition)
-            if end is not None:
-                found[partition_name(one)] = max(0, end - (position or 0))
-        return found
+        """Return partition -> how many records wait on the broker, as far as fetches told.
+
+        Of a partition that is not held at the moment too: what waits there waits for this state.
+        """
+        self._note_ends()
+        return {
+            f"{self._topic}-{number}": max(0, end - self._positions.get(number, 0))
+            for number, end in sorted(self._ends.items())
+        }
+
+    def _note_ends(self) -> None:
+        if self._consumer is not None:
+            for one in self._consumer.assignment():
+                if (end := self._consumer.highwater(one)) is not None:
+                    self._ends[one.partition] = end
 
     def close(self) -> None:
         """Commit what is held, leave, and release everything, within some seconds."""
@@ -210,7 +221,14 @@ class KafkaSource:
             time.sleep(min(wait, timeout))
             return False
         self._opened_at = time.monotonic()
-        self._consumer = self._open()
+        try:
+            self._consumer = self._open()
+        except SourceAwayError as error:
+            if not self._was_open:
+                raise
+            _log.warning("%s", error)
+            return False
+        self._was_open = True
         return True
 
     def _open(self) -> Any:
@@ -247,20 +265,44 @@ class KafkaSource:
             self._place(partition)
         _log.info("reading partitions %s of %s", sorted(one.partition for one in assigned), self._topic)
 
-    def _claim_missing(self) -> None:
+    def _known_partitions(self) -> Collection[int]:
+        """Return the topic's partitions as far as the client knows; asking it by its public way may wait."""
+        return self._consumer._cluster.partitions_for_topic(self._topic) or ()
+
+    def _look_for_partitions(self) -> None:
+        """See to it that every partition is this member's; a topic that is gone has none."""
+        known, held = self._known_partitions(), self._consumer.assignment()
+        now = time.monotonic()
+        self._note_ends()
+        if known or not self._known_at:
+            self._known_at = now
+        elif now - self._known_at > _GONE_SECONDS:
+            self._known_at = now
+            self._refuse_no_topic()
+        if len(held) >= len(known):
+            self._claim_at, self._claim_wait = now + _CLAIM_SECONDS, _CLAIM_SECONDS
+        elif now >= self._claim_at:
+            self._claim_missing(len(known) - len(held), len(known))
+
+    def _refuse_no_topic(self) -> None:
+        try:
+            describe_topic(self._settings.connection, self._topic)
+        except NoTopicError:
+            unread = sum(self.lag().values())
+            raise SourceError(
+                f"topic {self._topic} was deleted while it was read; {unread:,} of its records, or more, "
+                "were not read: have the deletions among them sent again"
+            ) from None
+        except SourceAwayError as error:
+            _log.warning("%s", error)
+
+    def _claim_missing(self, missing: int, known: int) -> None:
         """Join again, ever more rarely, while partitions of the topic are not this member's.
 
         A static member that comes back gets the assignment it had, although the topic grew meanwhile; one
         that joins before its client knows the topic gets none, and kafka-python 3.0.12 leaves it at that.
         """
-        known, held = self._consumer.partitions_for_topic(self._topic), self._consumer.assignment()
-        now = time.monotonic()
-        if len(held) >= len(known):
-            self._claim_at, self._claim_wait = now + _CLAIM_SECONDS, _CLAIM_SECONDS
-            return
-        if now < self._claim_at:
-            return
-        if self._claim_wait > _CLAIM_SECONDS and not held:
+        if self._claim_wait > _CLAIM_SECONDS and missing == known:
             _log.warning(
                 "no partition of %s is this worker's yet: group %s is being formed, or has other members",
                 self._topic, self._settings.group,
@@ -269,10 +311,10 @@ class KafkaSource:
             _log.error(
                 "%d of %d partitions of %s are another member's of group %s: what they hold does not reach "
                 "this state; give each state a group of its own",
-                len(known) - len(held), len(known), self._topic, self._settings.group,
+                missing, known, self._topic, self._settings.group,
             )  # fmt: skip
         self._claim_wait = min(2 * self._claim_wait, _CLAIM_SECONDS_AT_MOST)
-        self._claim_at = now + self._claim_wait
+        self._claim_at = time.monotonic() + self._claim_wait
         self._consumer._coordinator.request_rejoin()  # there is no public way
 
     def _place(self, partition: Any) -> None:
@@ -286,6 +328,14 @@ class KafkaSource:
 
     def _recover(self, error: Exception) -> None:
         """Go on after an error of the client's where nothing is lost by it; raise where something is."""
+        try:
+            self._go_on_after(error)
+        except (SourceAwayError, errors.KafkaError, AssertionError) as another:
+            # While it was looked into. A new consumer meets the first error again, if it is still there.
+            _log.warning("reading %s again: %s", self._topic, type(another).__name__)
+            self._close_consumer()
+
+    def _go_on_after(self, error: Exception) -> None:
         if isinstance(error, errors.OffsetOutOfRangeError):
             self._refuse_another_topic()
             for partition, offset in error.args[0].items():
@@ -378,25 +428,6 @@ def instance_of(secret: bytes) -> str:
     'recunlearn-a93ee473f2c58649'
     """
     return f"recunlearn-{hashlib.sha256(b'consumer group' + secret).hexdigest()[:16]}"
-
-
-def _describe(settings: KafkaSettings) -> tuple[str, str, int]:
-    """Return the cluster's id, the topic's, and how many partitions it has."""
-    admin: Any = connect(KafkaAdminClient, settings.connection)
-    try:
-        (topic,) = admin.describe_topics([settings.topic])
-        cluster = admin.describe_cluster()["cluster_id"]
-    except errors.KafkaError as error:
-        raise SourceError(f"topic {settings.topic} cannot be described: {type(error).__name__}") from None
-    finally:
-        admin.close()
-    if topic["error_code"] or not topic["partitions"]:
-        why = errors.for_code(topic["error_code"]).__name__
-        raise SourceError(
-            f"{settings.connection.bootstrap_servers} has no topic {settings.topic} ({why}); "
-            "make it, or name another with --topic"
-        )
-    return cluster, str(topic["topic_id"]), len(topic["partitions"])
 
 
 def _record(message: Any) -> Record:

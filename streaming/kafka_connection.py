@@ -16,7 +16,7 @@ from kafka import errors
 from kafka.net.compat import KafkaNetClient
 from kafka.net.sasl.oauth import AbstractTokenProvider
 
-from .source import SourceError
+from .source import SourceAwayError, SourceError
 
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
@@ -181,8 +181,10 @@ def connect(
 
     Raises
     ------
+    SourceAwayError
+        No broker answered in time.
     SourceError
-        Credentials or a certificate were refused (at once), or no broker answered in time.
+        Credentials or a certificate were refused; at once.
     """
     _keep_secrets_out_of_logs()
     options = {**connection.client_options(), "bootstrap_timeout_ms": int(seconds * 1000), **options}
@@ -196,8 +198,11 @@ def connect(
             _end(outcome, error)
 
     def network_client(**configuration: Any) -> Any:
-        clients.append(KafkaNetClient(**configuration))
-        return clients[-1]
+        client: Any = KafkaNetClient(**configuration)
+        # kafka-python 3.0.12 drops its own option on the way: a topic that is gone was made by asking for it.
+        client.cluster.config["allow_auto_create_topics"] = False
+        clients.append(client)
+        return client
 
     def attempt() -> None:
         try:
@@ -215,7 +220,7 @@ def connect(
     except (errors.KafkaError, NotInTimeError, OSError, subprocess.SubprocessError) as error:
         for client in clients:
             client.close()
-        raise SourceError(_why(connection, error, last)) from None
+        raise _why(connection, error, last) from None
     finally:
         logger.removeHandler(handler)
 
@@ -246,26 +251,28 @@ def _certificate_fault(error: BaseException) -> str | None:
     return found[1] if found else None
 
 
-def _why(connection: KafkaConnection, error: BaseException, last: list[BaseException]) -> str:
+def _why(connection: KafkaConnection, error: BaseException, last: list[BaseException]) -> SourceError:
     servers = connection.bootstrap_servers
     fault = _certificate_fault(error)
     if fault is not None:
-        return f"the certificate of {servers} is refused: {fault}; is it the right host, and --ssl-cafile?"
+        return SourceError(
+            f"the certificate of {servers} is refused: {fault}; is it the right host, and --ssl-cafile?"
+        )
     if isinstance(error, errors.UnsupportedSaslMechanismError):
-        return f"{servers} does not offer SASL mechanism {connection.sasl_mechanism}"
+        return SourceError(f"{servers} does not offer SASL mechanism {connection.sasl_mechanism}")
     if isinstance(error, errors.SaslAuthenticationFailedError):
         who = f" of user {connection.sasl_username!r}" if connection.sasl_username else ""
-        return f"{servers} refused the credentials{who} ({connection.sasl_mechanism})"
+        return SourceError(f"{servers} refused the credentials{who} ({connection.sasl_mechanism})")
     if isinstance(error, _REFUSED):
-        return f"{servers} refused access: {type(error).__name__}"
+        return SourceError(f"{servers} refused access: {type(error).__name__}")
     if isinstance(error, (errors.KafkaTimeoutError, errors.KafkaConnectionError, NotInTimeError)):
         kinds = [type(one).__name__ for one in last if not isinstance(one, errors.KafkaTimeoutError)]
         seen = f" (last: {kinds[-1]})" if kinds else ""
-        return (
+        return SourceAwayError(
             f"no Kafka broker answered at {servers} over {connection.security_protocol}{seen}; "
             "is it running, is that its address, and the protocol of that port?"
         )
-    return f"{servers} cannot be used: {type(error).__name__}: {error}"
+    return SourceError(f"{servers} cannot be used: {type(error).__name__}: {error}")
 
 
 def _one_of(what: str, value: str | None, known: tuple[str, ...]) -> None:

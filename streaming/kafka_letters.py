@@ -16,12 +16,13 @@ from kafka.structs import TopicPartition
 from ..engine.ledger_letters import Coordinates
 from .dead_letters import Letter
 from .kafka_connection import KafkaConnection, connect
-from .source import Record, SourceError
+from .source import Record, SourceAwayError, SourceError
 
 HEADER = "recunlearn."
 """What the headers that say where a letter comes from begin with: topic, partition, offset, ..."""
 
 _SEND_SECONDS = 30.0
+_CLOSE_SECONDS = 5.0
 _POLL_MS = 500
 _log = logging.getLogger(__name__)
 
@@ -45,8 +46,10 @@ class KafkaLetters:
 
         Raises
         ------
+        SourceAwayError
+            The brokers do not take it at present; the record must then be read again.
         SourceError
-            The topic does not take it; the record must then be read again.
+            The topic does not take it.
         """
         topic, _, partition = record.partition.rpartition("-")
         about = {
@@ -67,14 +70,14 @@ class KafkaLetters:
         if self._producer is None:
             self._producer = connect(KafkaProducer, self._connection, max_request_size=1 << 26)
         partition = int(at[0].rpartition("-")[2]) % self._partitions
-        sent = self._producer.send(self.topic, value, _key(at), headers, partition)
         try:
-            sent.get(_SEND_SECONDS)
+            self._producer.send(self.topic, value, _key(at), headers, partition).get(_SEND_SECONDS)
         except errors.KafkaError as error:
-            raise SourceError(
-                f"the dead-letter topic {self.topic} does not take {at[0]} {at[1]}: {type(error).__name__}; "
-                "look at its max.message.bytes and the rights on it"
-            ) from None
+            self.close()  # a producer that gave a message up may refuse the next one
+            what = f"the dead-letter topic {self.topic} does not take {at[0]} {at[1]}: {type(error).__name__}"
+            if error.retriable:
+                raise SourceAwayError(what) from None
+            raise SourceError(f"{what}; look at its max.message.bytes and the rights on it") from None
 
     def letters(self) -> Iterator[Letter]:
         """Yield the letters that are not done, one for each record."""
@@ -106,8 +109,9 @@ class KafkaLetters:
 
     def close(self) -> None:
         """Release the connection."""
-        if self._producer is not None:
-            self._producer.close(timeout=5)
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.close(timeout=_CLOSE_SECONDS)
 
 
 def _key(at: Coordinates) -> bytes:

@@ -13,6 +13,10 @@ class SourceError(Exception):
     """A source cannot be read as it is; the message names it and the way out. What was recorded stays."""
 
 
+class SourceAwayError(SourceError):
+    """A source does not answer at present, and may do so again: what was not recorded is read again then."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One raw event with its coordinates.
@@ -65,7 +69,13 @@ class EventSource(Protocol):
         ...
 
     def dead_letter(self, record: Record, reason: str) -> None:
-        """Set a record aside with its original bytes and the error class, durably."""
+        """Set a record aside with its original bytes and the error class, durably.
+
+        Raises
+        ------
+        SourceAwayError
+            It cannot be done at present: the record is to be read again.
+        """
         ...
 
     def close(self) -> None:

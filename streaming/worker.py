@@ -16,7 +16,7 @@ from ..engine.fence import FenceKey
 from ..engine.ledger import DeadLetter, Ledger, Pending, Received
 from .dead_letters import REUSED
 from .formats import Read, Reader
-from .source import EventSource, Record, SourceError
+from .source import EventSource, Record, SourceAwayError, SourceError
 from .strict_json import UnreadableEvent
 from .watch import Watch
 
@@ -79,6 +79,11 @@ def take_in(
     Returns
     -------
     How many requests were new, and how many records were set aside.
+
+    Raises
+    ------
+    SourceAwayError
+        A record cannot be set aside at present: nothing is recorded, all of it is to be read again.
     """
     received: list[tuple[Record, Received]] = []
     letters: list[tuple[Record, str]] = []
@@ -261,7 +266,12 @@ class Worker:
                 if self._once and source.is_exhausted():
                     return
                 continue
-            taken = take_in(source, self._source_name, ledger, records, self._read)
+            try:
+                taken = take_in(source, self._source_name, ledger, records, self._read)
+            except SourceAwayError as error:
+                _log.warning("%s; what was read and not recorded is read again", error)
+                source.seek(ledger.positions(self._source_name))
+                continue
             self.report.recorded += taken.recorded
             self.report.dead_letters += taken.dead_letters
             self._watch.took_in(records, taken.recorded, taken.dead_letters)

@@ -32,11 +32,11 @@ def kafka(tmp_path_factory, certificates):
         yield cluster
 
 
-@pytest.fixture
-def three_kafkas(tmp_path):
-    """Run three nodes of Apache Kafka, to kill."""
+@pytest.fixture(scope="session")
+def killable_kafkas(tmp_path_factory):
+    """Run three nodes of Apache Kafka, to kill and to start again, with a network before them."""
     need(apache.why_missing())
-    with apache.ApacheKafka(tmp_path / "kafka", nodes=3) as cluster:
+    with apache.ApacheKafka(tmp_path_factory.mktemp("kafkas"), nodes=3, behind_network=True) as cluster:
         yield cluster
 
 

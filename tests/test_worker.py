@@ -9,6 +9,7 @@ from recunlearn.engine.fence import Fence
 from recunlearn.engine.fitting import fit
 from recunlearn.engine.snapshot import load_snapshot
 from recunlearn.streaming.journal import Journal, append, letter_files
+from recunlearn.streaming.source import SourceAwayError
 from recunlearn.streaming.worker import Worker
 
 from .popularity import POISON, Popularity, interactions
@@ -123,6 +124,24 @@ def test_an_intake_that_breaks_ends_the_worker_and_loses_nothing(state):
     drain(state)
     assert counts(state)["erased"] == 1
     assert not load_snapshot(state).has_user(1)
+
+
+def test_what_cannot_be_set_aside_at_present_is_read_again(state, caplog):
+    """Neither lost nor an end of the worker: what was polled with it is recorded once, when that can be."""
+    away = iter([True, True, False])
+
+    class OftenAway(Journal):
+        def dead_letter(self, record, reason):
+            if next(away):
+                raise SourceAwayError("the place for dead letters does not answer")
+            super().dead_letter(record, reason)
+
+    append(state / "journal", [account("e-1", 1), b"{broken", account("e-2", 2)])
+    with Engine.open(state) as engine:
+        report = Worker(engine, lambda: OftenAway(state / "journal"), once=True).run()
+    assert (report.recorded, report.erased, report.dead_letters) == (2, 2, 1)
+    assert caplog.text.count("is read again") == 2
+    assert counts(state)["dead_letters"] == 1
 
 
 def test_failed_requests_are_reported_and_tried_again(state, monkeypatch):

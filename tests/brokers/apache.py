@@ -3,7 +3,9 @@
 Every node is broker and controller. Processes are started, frozen, killed and ended by their id alone.
 """
 
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -16,7 +18,7 @@ from .certificates import Certificates
 
 JARS = Path(os.environ.get("RECUNLEARN_KAFKA_JARS", Path.home() / ".cache" / "recunlearn" / "kafka"))
 USER, PASSWORD = "worker", "correct-horse"
-_START_SECONDS = 60
+_START_SECONDS = 120
 _JAVA = (
     "-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=error",
@@ -26,6 +28,9 @@ _SECURED = {
     "EXPIRED": "SSL", "ELSEWHERE": "SSL",
 }  # fmt: skip
 """Listener -> protocol, of a cluster with certificates."""
+
+NETWORK = "NETWORK"
+"""Listener in plain text whose advertised ports are a network's: what goes to them passes through it."""
 
 
 def why_missing() -> str | None:
@@ -38,26 +43,39 @@ def why_missing() -> str | None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Find ports that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Find ports that nobody listens on.
+
+    Below those that the kernel gives to outgoing connections: one that is free now must be free again when
+    a node comes back to it.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            if port not in found:
+                found.append(port)
+    return found
 
 
 class ApacheKafka:
     """A cluster; `with ApacheKafka(directory) as kafka: kafka.bootstrap_servers`."""
 
-    def __init__(self, directory: Path, nodes: int = 1, certificates: Certificates | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        nodes: int = 1,
+        certificates: Certificates | None = None,
+        *,
+        behind_network: bool = False,
+    ) -> None:
         self.directory, self._certificates = directory, certificates
-        listeners = ["PLAINTEXT", *(_SECURED if certificates else ())]
+        listeners = ["PLAINTEXT", *(_SECURED if certificates else ()), *([NETWORK] if behind_network else ())]
         ports = iter(free_ports(nodes * (len(listeners) + 1)))
         self._controllers = {node: next(ports) for node in range(1, nodes + 1)}
         self._ports = {node: {name: next(ports) for name in listeners} for node in self._controllers}
+        outside = free_ports(nodes if behind_network else 0)
+        self._outside = dict(zip(self._controllers, outside, strict=False))
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
     @property
@@ -67,7 +85,12 @@ class ApacheKafka:
 
     def servers(self, listener: str) -> str:
         """Addresses of one kind of listener."""
-        return ",".join(f"127.0.0.1:{ports[listener]}" for ports in self._ports.values())
+        return ",".join(f"127.0.0.1:{self._advertised(node, listener)}" for node in self._ports)
+
+    @property
+    def routes(self) -> Mapping[int, int]:
+        """Port that a network must listen on -> the node's own port behind it."""
+        return {outside: self._ports[node][NETWORK] for node, outside in self._outside.items()}
 
     def log_directory(self, node: int = 1) -> Path:
         """Where a node keeps its topics: ``TOPIC-PARTITION/*.log``."""
@@ -75,8 +98,10 @@ class ApacheKafka:
 
     def start(self) -> None:
         """Format and start every node, and wait until all listen."""
-        for node in self._controllers:
-            self._format(node)
+        formats = [self._format(node) for node in self._controllers]
+        for process in formats:
+            output, _ = process.communicate()
+            assert process.returncode == 0, output.decode()
         for node in self._controllers:
             self.start_node(node)
         for node in self._controllers:
@@ -133,6 +158,9 @@ class ApacheKafka:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def _advertised(self, node: int, listener: str) -> int:
+        return self._outside[node] if listener == NETWORK else self._ports[node][listener]
+
     def _command(self, main: str, *arguments: str) -> list[str]:
         return ["java", *_JAVA, "-cp", f"{JARS}/*", main, *arguments]
 
@@ -142,7 +170,7 @@ class ApacheKafka:
     def _output(self, node: int) -> str:
         return (self.directory / f"node-{node}" / "output.txt").read_text(errors="replace")[-4000:]
 
-    def _format(self, node: int) -> None:
+    def _format(self, node: int) -> subprocess.Popen[bytes]:
         path = self._properties(node)
         path.parent.mkdir(parents=True)
         settings = self._settings(node)
@@ -153,23 +181,24 @@ class ApacheKafka:
             for argument in ("--add-scram", f"{mechanism}=[name={USER},password={PASSWORD}]")
         ]
         format_it = ("format", "-c", str(path), "-t", "cmVjdW5sZWFybi10ZXN0cw", *users)
-        done = subprocess.run(
-            self._command("kafka.tools.StorageTool", *format_it), capture_output=True, check=False
-        )
-        assert done.returncode == 0, done.stderr.decode() + done.stdout.decode()
+        return subprocess.Popen(
+            self._command("kafka.tools.StorageTool", *format_it),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
 
     def _settings(self, node: int) -> Mapping[str, object]:
         ports = self._ports[node]
         copies = min(3, len(self._ports))
-        advertised = ",".join(f"{name}://127.0.0.1:{port}" for name, port in ports.items())
-        protocols = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT", **_SECURED}
+        listeners = ",".join(f"{name}://127.0.0.1:{port}" for name, port in ports.items())
+        advertised = ",".join(f"{name}://127.0.0.1:{self._advertised(node, name)}" for name in ports)
+        protocols = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT", NETWORK: "PLAINTEXT", **_SECURED}
         settings: dict[str, object] = {
             "process.roles": "broker,controller",
             "node.id": node,
             "controller.quorum.voters": ",".join(
                 f"{other}@127.0.0.1:{port}" for other, port in self._controllers.items()
             ),
-            "listeners": f"{advertised},CONTROLLER://127.0.0.1:{self._controllers[node]}",
+            "listeners": f"{listeners},CONTROLLER://127.0.0.1:{self._controllers[node]}",
             "advertised.listeners": advertised,
             "listener.security.protocol.map": ",".join(f"{name}:{p}" for name, p in protocols.items()),
             "controller.listener.names": "CONTROLLER",
