@@ -385,8 +385,9 @@ class Coordinator(Closable):
         path.rename(path.with_suffix(".set-aside"))
 
     def _remove_letter(self, header: Header) -> None:
+        """Remove the envelope last: while it is there, a crash leaves something to come back to."""
         path = self.board.envelope(header.party, header.epoch, header.sequence)
-        for one in (path, path.with_suffix(".arrow")):
+        for one in (path.with_suffix(".arrow"), path):
             if one.exists():
                 durable.remove(one)
 
