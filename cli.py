@@ -76,12 +76,12 @@ def main() -> None:
 
 
 def _foreseen() -> tuple[type[Exception], ...]:
-    import sqlite3
+    import apsw
 
     from .engine.state import StateError
     from .streaming.source import SourceError
 
-    return StateError, SourceError, OSError, sqlite3.Error
+    return StateError, SourceError, OSError, apsw.Error
 
 
 @app.callback(invoke_without_command=True)

@@ -156,6 +156,19 @@ def append(path: Path, content: bytes, mode: int = PRIVATE) -> None:
     reached(f"appended to {path.name}")
 
 
+def overwrite(path: Path, content: bytes) -> None:
+    """Write ``content`` over the first bytes of a file that exists, and do not wait for the disk.
+
+    It outlives the process, but a power cut may undo it: for what may be older than the truth, never newer.
+    Up to a sector (512 bytes) is written as a whole, or not at all.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.pwrite(descriptor, content, 0)
+    finally:
+        os.close(descriptor)
+
+
 def truncate(path: Path, size: int) -> None:
     """Cut ``path`` down to its first ``size`` bytes, durably."""
     reached(f"truncate {path.name}")

@@ -26,6 +26,7 @@ from .. import __version__
 from ..models.base import ForgettableModel
 from .anonymous import new_ids, under_new_ids
 from .closable import Closable
+from .config_notes import take_over
 from .deadline import warn_of_overdue
 from .delivery import Confirm, Confirmation, Delivery
 from .fence import FenceKey
@@ -119,8 +120,11 @@ class Engine(Closable):
         lock = WriterLock(paths)
         try:
             delivery = Delivery.of(paths)
-            ledger = Ledger(paths.ledger, FenceKey.load(paths))
+            key = FenceKey.load(paths)
+            ledger = Ledger(paths.ledger, key)
             try:
+                ledger.check_pages()
+                take_over(paths, ledger, key)
                 receipts = open_receipts(paths, ledger)
                 recover(paths, ledger, receipts, delivery.confirm)
                 ledger.retry_failed()

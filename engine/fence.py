@@ -3,13 +3,15 @@
 import hashlib
 import os
 import secrets
-import sqlite3
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from . import durable
+from .ledger_connection import check_pages, close_untouched, connect, read_noted
+from .ledger_count import check_not_older, read_count
+from .ledger_schema import FENCE_KEY, TRANSACTIONS
 from .requests import ExternalId, canonical_id
 from .state import StateError, StatePaths, read_secret
 
@@ -29,12 +31,13 @@ class FenceKey:
     (True, False)
     """
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: bytes, path: Path | None = None) -> None:
         if len(secret) != _KEY_BYTES:
             raise StateError(
-                f"a fence key has {_KEY_BYTES} bytes, this one {len(secret)}; restore it from a backup"
+                f"{path or 'a fence key'} must have {_KEY_BYTES} bytes, not {len(secret)}; "
+                "restore it from a backup"
             )
-        self._secret = secret
+        self._secret, self._path = secret, path
 
     @classmethod
     def create(cls, paths: StatePaths) -> "FenceKey":
@@ -54,7 +57,7 @@ class FenceKey:
             It is missing or not a key: without it erased users cannot be recognised.
         """
         try:
-            return cls(read_secret(paths.fence_key))
+            return cls(read_secret(paths.fence_key), paths.fence_key)
         except FileNotFoundError:
             raise StateError(
                 f"{paths.fence_key} is missing: without it erased users cannot be recognised; "
@@ -72,6 +75,28 @@ class FenceKey:
     def request(self, request_id: str) -> bytes:
         """Hash the id of a request, which may give away whose it is: 32 bytes."""
         return self._hash(b"request", request_id)
+
+    def setting(self, name: str, value: str) -> bytes:
+        """Hash a setting of the configuration, which may be a secret: 32 bytes."""
+        return self._hash(b"setting", name, value)
+
+    def check_value(self) -> bytes:
+        """Return what the ledger notes of the key, and what tells nothing of it: 32 bytes."""
+        return self._hash(b"check")
+
+    def check(self, noted: bytes | None) -> None:
+        """Compare the key with what the ledger noted of it.
+
+        Raises
+        ------
+        StateError
+            It is another key: no erased user would be recognised by it.
+        """
+        if noted != self.check_value():
+            raise StateError(
+                f"{self._path or 'the fence key'} is damaged, or not the key that the ledger was made with: "
+                "whoever is erased or fenced would be served again; restore it from a backup"
+            )
 
     def _hash(self, domain: bytes, *parts: str) -> bytes:
         digest = hashlib.blake2b(key=self._secret, person=domain, digest_size=32)
@@ -102,7 +127,7 @@ class Fence:
         self._key = FenceKey.load(paths)
         self._ledger = paths.ledger.absolute()
         self._forked_from: list[_Connected] = []
-        self._connected = _Connected(self._ledger)
+        self._connected = _Connected(self._ledger, self._key)
 
     def is_fenced(self, user_id: ExternalId) -> bool:
         """Tell whether an account deletion of ``user_id`` was ever recorded."""
@@ -131,10 +156,10 @@ class Fence:
         if connected.process != os.getpid():
             # SQLite forbids using a connection across a fork, and even closing it: it is kept, unused.
             self._forked_from.append(connected)
-            connected = self._connected = _Connected(self._ledger)
+            connected = self._connected = _Connected(self._ledger, self._key)
         with connected.lock:
             if connected.file != _identity_of(self._ledger) and connected is self._connected:
-                self._connected = _Connected(self._ledger)
+                self._connected = _Connected(self._ledger, self._key)
                 connected.connection.close()
             if connected is self._connected:
                 return connected.connection.execute(statement, parameters).fetchall()
@@ -144,7 +169,7 @@ class Fence:
 class _Connected:
     """A connection to the ledger, the process it may be used in, the lock under which, and to which file."""
 
-    def __init__(self, ledger: Path) -> None:
+    def __init__(self, ledger: Path, key: FenceKey) -> None:
         self.process, self.lock = os.getpid(), threading.Lock()
         self.file = _identity_of(ledger)
         if self.file is None:
@@ -152,10 +177,17 @@ class _Connected:
                 f"{ledger} is missing, which says who must not be served; restore it from a backup, "
                 f"or is {ledger.parent} no state directory?"
             )
-        self.connection = sqlite3.connect(
-            f"{ledger.as_uri()}?mode=rw", uri=True, isolation_level=None, check_same_thread=False, timeout=10
-        )
-        self.connection.execute("PRAGMA query_only=ON")
+        counted = read_count(ledger)
+        self.connection = connect(ledger)
+        try:
+            self.connection.execute("PRAGMA query_only=ON")
+            check_pages(self.connection)
+            noted = read_noted(self.connection)
+            key.check(noted[FENCE_KEY])
+            check_not_older(ledger, noted[TRANSACTIONS], counted)
+        except BaseException:
+            close_untouched(self.connection)
+            raise
 
     def close(self) -> None:
         """Close it where it may be: not in a process that was forked off."""

@@ -10,6 +10,7 @@ import polars as pl
 from .. import __version__
 from ..models.base import ForgettableModel
 from . import durable
+from .config_notes import take_over
 from .delivery import Delivery
 from .engine import open_receipts, recover
 from .fence import FenceKey
@@ -91,6 +92,8 @@ def fit(
             )
         report = _publish(paths, kept, unfitted, previous, show_progress, on_model)
         write_config(paths, replace(config or Config(chosen), models=chosen))
+        with _ledger(paths, key) as ledger:
+            take_over(paths, ledger, key, is_ours=True)
     return FitReport(**report, refused_interactions=len(frame) - len(kept), refused_users=refused_users)
 
 
@@ -143,6 +146,7 @@ def _previous(paths: StatePaths, key: FenceKey, is_needed: bool) -> Previous | N
     if not paths.versions.exists():
         return None  # the first fit did not come to an end
     with _ledger(paths, key) as ledger:
+        take_over(paths, ledger, key)
         try:
             recover(paths, ledger, open_receipts(paths, ledger), Delivery.later(paths))
             number, digest = read_current(paths)

@@ -55,10 +55,8 @@ class Cycles(Cancelling):
         with self._transaction("begin a cycle") as connection:
             if outcomes and (gone := self.taken_back(min(outcomes)) & outcomes.keys()):
                 raise TakenBackError(gone)
-            cycle = connection.execute(
-                "INSERT INTO cycles (version, state) VALUES (?, 'open')", (version,)
-            ).lastrowid
-            assert cycle is not None  # noqa: S101  an INSERT has a row id; this tells the type checker
+            connection.execute("INSERT INTO cycles (version, state) VALUES (?, 'open')", (version,))
+            cycle = connection.last_insert_rowid()
             self._move(list(outcomes), "erasing")
             connection.executemany(
                 "UPDATE requests SET cycle = ?, outcome = ?, attempts = attempts + 1 WHERE seq = ?",

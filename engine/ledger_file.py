@@ -1,66 +1,97 @@
 """The ledger's file: the transactions in which alone it changes, and what leaves no cleared id in it."""
 
-import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+import apsw
 
 from . import durable
 from .closable import Closable
 from .fence import FenceKey
-from .ledger_schema import SCHEMA, SCHEMA_VERSION
+from .ledger_connection import (
+    Connection,
+    LedgerError,
+    check_pages,
+    close_untouched,
+    connect,
+    read_noted,
+)
+from .ledger_count import check_not_older, note_count, read_count
+from .ledger_migration import add_checksums, add_what_is_noted
+from .ledger_schema import FENCE_KEY, SCHEMA, SCHEMA_VERSION, TRANSACTIONS
 from .requests import is_distinctive
-from .state import StateError, StatePaths
+from .state import StatePaths
 
-
-class LedgerError(StateError):
-    """The ledger cannot be read, or was asked for a transition that is not allowed."""
+__all__ = ["LedgerError", "LedgerFile"]
 
 
 class LedgerFile(Closable):
     """A connection to the ledger, and the transactions in which alone it changes."""
 
-    def __init__(self, path: Path, key: FenceKey) -> None:
-        """Open a ledger that exists.
+    def __init__(self, path: Path, key: FenceKey, *, may_be_empty: bool = False) -> None:
+        """Open a ledger that exists; one of the release before is brought up to date.
+
+        Parameters
+        ----------
+        may_be_empty : take an empty file for a ledger whose tables are about to be made.
 
         Raises
         ------
         LedgerError
-            There is none, it is not a ledger, or one of another release.
+            There is none, it is not a ledger, it is one of another release, or it lost transactions.
+        StateError
+            The key is not the one that the ledger was made with.
         """
         self._path, self._key = path, key
-        if not path.exists():
-            raise LedgerError(f"{path} is missing; restore it from a backup: it says who was erased")
+        add_checksums(path)
+        counted = read_count(path)  # before the ledger is looked at: another process may be writing
+        self._connection = _connect(path, may_be_empty=may_be_empty and not counted)
         try:
-            self._connection = _connect(path)
-            found = _schema_version(self._connection)
-        except sqlite3.DatabaseError as error:
-            raise LedgerError(f"{path} cannot be read ({error}); restore it from a backup") from error
-        if found not in (None, SCHEMA_VERSION):
-            self._connection.close()
+            self._check(counted)
+        except BaseException:
+            close_untouched(self._connection)
+            raise
+
+    def _check(self, counted: int) -> None:
+        found = _schema_version(self._connection)
+        if found == SCHEMA_VERSION - 1:
+            with self._transaction("bring the ledger up to date") as connection:
+                add_what_is_noted(connection, self._key)
+        elif found not in (None, SCHEMA_VERSION):
             raise LedgerError(
-                f"{path} has tables of version {found}, this release writes {SCHEMA_VERSION}; "
+                f"{self._path} has tables of version {found}, this release writes {SCHEMA_VERSION}; "
                 "use the release that wrote it, or fit a new state directory"
             )
+        if found is None:
+            check_not_older(self._path, 0, counted)
+        else:
+            noted = read_noted(self._connection)
+            self._key.check(noted[FENCE_KEY])
+            check_not_older(self._path, noted[TRANSACTIONS], counted)
 
     @classmethod
     def create(cls, paths: StatePaths, key: FenceKey) -> Self:
         """Open the state's ledger, and make one if there is none."""
         if not paths.ledger.exists():
             durable.create_bytes(paths.ledger, b"")
-        ledger = cls(paths.ledger, key)
+        ledger = cls(paths.ledger, key, may_be_empty=True)
         with ledger._transaction("create the ledger's tables") as connection:
             for statement in SCHEMA:
                 connection.execute(statement)
+            add_what_is_noted(connection, key)
         return ledger
 
     @contextmanager
-    def _transaction(self, step: str) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, step: str) -> Iterator[Connection]:
         """Commit all that is done within, durably, or nothing of it."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield self._connection
+            (count,) = self._connection.execute(
+                "UPDATE noted SET value = value + 1 WHERE name = ? RETURNING value", (TRANSACTIONS,)
+            ).fetchone()
             durable.reached(f"before: {step}")
             self._connection.execute("COMMIT")
         except BaseException:
@@ -68,6 +99,7 @@ class LedgerFile(Closable):
                 self._connection.execute("ROLLBACK")
             raise
         durable.reached(f"after: {step}")
+        note_count(self._path, count)
 
     def _clear_ids(self, outcomes: Sequence[tuple[int, str]], now: float) -> None:
         """Note when requests were done and their outcomes (number, outcome), and drop their clear ids."""
@@ -101,15 +133,13 @@ class LedgerFile(Closable):
         """Put requests into a state; the table's trigger refuses what is not an allowed transition."""
         for seq in seqs:
             try:
-                moved = self._connection.execute(
-                    "UPDATE requests SET state = ? WHERE seq = ?", (state, seq)
-                ).rowcount
-            except sqlite3.IntegrityError:
+                self._connection.execute("UPDATE requests SET state = ? WHERE seq = ?", (state, seq))
+            except apsw.ConstraintError:
                 (known,) = self._connection.execute(
                     "SELECT state FROM requests WHERE seq = ?", (seq,)
                 ).fetchone()
                 raise LedgerError(f"request {seq} is {known}: it cannot become {state}") from None
-            if not moved:
+            if not self._connection.changes():
                 raise LedgerError(f"request {seq} is unknown: it cannot become {state}")
 
     def purge(self) -> bool:
@@ -122,28 +152,47 @@ class LedgerFile(Closable):
         durable.reached("after: empty the write-ahead log")
         return not busy
 
+    def noted(self, name: str) -> Any:
+        """Return what is noted under a name; None if there is nothing."""
+        return read_noted(self._connection).get(name)
+
+    def note(self, name: str, value: bytes) -> None:
+        """Note something of a file beside the ledger."""
+        with self._transaction(f"take note of {name}") as connection:
+            connection.execute("INSERT OR REPLACE INTO noted VALUES (?, ?)", (name, value))
+
+    def check_pages(self) -> None:
+        """Read every page that is in use, as the checksums are looked at when a page is read.
+
+        Raises
+        ------
+        LedgerError
+            A page is not what was written, or not where it belongs. About half a gigabyte a second.
+        """
+        check_pages(self._connection)
+
     def integrity(self) -> str:
-        """Return ``"ok"``, or what SQLite's own check found."""
+        """Return ``"ok"``, or what the checksums and SQLite's own check found."""
         try:
             (result,) = self._connection.execute("PRAGMA integrity_check(1)").fetchone()
-        except sqlite3.DatabaseError as error:
+        except LedgerError as error:
             return str(error)
-        return str(result)
+        return f"{self._path}: {result}" if result != "ok" else "ok"
 
     def close(self) -> None:
         """Release the connection."""
         self._connection.close()
 
 
-def _schema_version(connection: sqlite3.Connection) -> int | None:
+def _schema_version(connection: Connection) -> int | None:
     """Return the version of the tables; None if there are none yet."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     has_tables = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'requests'").fetchone()
     return int(version) if has_tables else None
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, timeout=10)
+def _connect(path: Path, *, may_be_empty: bool) -> Connection:
+    connection = connect(path, may_be_empty=may_be_empty)
     connection.execute("PRAGMA secure_delete=ON")
     connection.execute("PRAGMA temp_store=MEMORY")
     connection.execute("PRAGMA journal_mode=WAL")

@@ -1,9 +1,9 @@
 """The ledger's dead letters: records that could not be read as a request, duties that are not fulfilled."""
 
-import sqlite3
 from collections.abc import Collection
 from typing import TypeAlias
 
+from .ledger_connection import Connection
 from .ledger_file import LedgerFile
 from .ledger_records import DeadLetter
 
@@ -32,9 +32,11 @@ class Letters(LedgerFile):
             return close_letters(connection, source, coordinates)
 
 
-def close_letters(connection: sqlite3.Connection, source: str, coordinates: Collection[Coordinates]) -> int:
+def close_letters(connection: Connection, source: str, coordinates: Collection[Coordinates]) -> int:
     """Take dead letters off the ledger, within a transaction."""
-    return connection.executemany(
+    before = connection.total_changes()
+    connection.executemany(
         "DELETE FROM dead_letters WHERE source = ? AND partition = ? AND offset = ?",
         [(source, partition, offset) for partition, offset in coordinates],
-    ).rowcount
+    )
+    return connection.total_changes() - before

@@ -7,7 +7,7 @@ in the gaps of pages that are still in use: of ten thousand erasures, some left 
 
 from .request_states import DONE, OPEN, STEPS
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Kept in the file as ``user_version``; another one is refused, never guessed at."""
 
 FIRST_STATES = ("received", "fenced")
@@ -24,6 +24,13 @@ def _view(name: str, states: tuple[str, ...]) -> str:
 
 
 _STEPS = tuple(f"{step.before}>{step.after}" for step in STEPS)
+
+FENCE_KEY, TRANSACTIONS = "fence.key", "transactions"
+"""What is noted in every ledger: a check value of the key of its hashes, how many transactions it had."""
+
+NOTED = """CREATE TABLE IF NOT EXISTS noted (
+    name TEXT PRIMARY KEY, value BLOB NOT NULL        -- of the ledger itself, and of files beside it
+) WITHOUT ROWID"""
 
 SCHEMA: tuple[str, ...] = (
     """CREATE TABLE IF NOT EXISTS requests (
@@ -85,6 +92,7 @@ SCHEMA: tuple[str, ...] = (
     reason TEXT NOT NULL, at REAL NOT NULL,
     PRIMARY KEY (source, partition, offset)
 ) WITHOUT ROWID""",
+    NOTED,
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 """The statements that make an empty ledger; each may be repeated."""

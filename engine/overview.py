@@ -3,7 +3,6 @@
 All of it is read from the ledger's counts and from the receipts that were given, which name nobody.
 """
 
-import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .key_ring import is_rotation
+from .ledger_connection import connect
 from .receipts import predicate_of
 from .state import StatePaths
 
@@ -44,8 +44,7 @@ def overview(paths: StatePaths) -> dict[str, Any]:
 
 def _of_ledger(paths: StatePaths) -> tuple[dict[str, dict[str, float]], int, dict[int, int]]:
     """Return the states with ages, how many receipts there are, and of the last: request -> place."""
-    uri = f"{paths.ledger.absolute().as_uri()}?mode=ro"
-    with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
+    with closing(connect(paths.ledger, read_only=True)) as connection:
         rows = connection.execute("SELECT state, count(*), min(received_at) FROM requests GROUP BY state")
         now = time.time()
         states = {

@@ -313,7 +313,10 @@ def state_public_key(paths: StatePaths) -> Ed25519PublicKey:
         content = path.read_bytes()
     except FileNotFoundError:
         raise ReceiptError(f"{path} is missing; restore it from a backup") from None
-    public = read_public_key(content)
+    try:
+        public = read_public_key(content)
+    except ReceiptError as error:
+        raise ReceiptError(f"{path}: {error}") from None
     if public_pem(public) != content:  # a damage that no reader of PEM minds is one all the same
         raise ReceiptError(f"{path} is not the public key as it was written; restore it from a backup")
     return public

@@ -197,7 +197,7 @@ def read_config(paths: StatePaths) -> Config:
     layout = document.get("layout")
     if layout != LAYOUT:
         raise StateError(
-            f"{paths.root} has layout version {layout!r}, this is recunlearn for layout {LAYOUT}; "
+            f"{paths.config} says layout version {layout!r}, this is recunlearn for layout {LAYOUT}; "
             "use the release that wrote it, or fit a new state directory"
         )
     tables = {name: value for name, value in document.items() if name not in _OWN}

@@ -1,7 +1,6 @@
 """``recunlearn verify``: every file is what was written, every proof holds, no erased user is left."""
 
 import re
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,9 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import apsw
 import msgspec
 import polars as pl
 
+from .config_notes import changed_settings
 from .fence import FenceKey
 from .interactions import read_store
 from .ledger import Ledger, LedgerError
@@ -100,7 +101,12 @@ def _verify_version(
     problems += [f"{path} is obsolete: run recunlearn run --once" for path in obsolete_files(paths, manifest)]
     with _readable_ledger(paths, key) as ledger:
         if (integrity := ledger.integrity()) != "ok":
-            problems.append(f"{paths.ledger}: {integrity}")
+            problems.append(integrity)
+        if changed := changed_settings(ledger, read_config(paths), key):
+            problems.append(
+                f"{paths.config} has changed since it was last read: {', '.join(changed)}; if that was you, "
+                "recunlearn run --once takes it over; if not, restore it"
+            )
         count, valid, receipt_problems = check_log(paths, ledger)
         newest = ledger.published_version()
         erased = Erased(key, ledger.fenced_users(erased_only=True), *ledger.fenced_pairs(erased_only=True))
@@ -131,7 +137,7 @@ def _readable_ledger(paths: StatePaths, key: FenceKey) -> Iterator[Ledger]:
     try:
         with Ledger(paths.ledger, key) as ledger:
             yield ledger
-    except (sqlite3.DatabaseError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (apsw.Error, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise LedgerError(
             f"{paths.ledger} is damaged ({type(error).__name__}); restore it from a backup"
         ) from error

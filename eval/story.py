@@ -4,13 +4,13 @@ Everything goes through the public command line and HTTP; nothing is retrained h
 """
 
 import contextlib
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..engine.ledger_connection import Connection, connect
 from ..engine.requests import ExternalId
 from ..engine.state import StatePaths
 from ..engine.tables import IndexedMatrix, InteractionTable
@@ -183,10 +183,9 @@ def _wait(done: Callable[[], bool], *processes: Child) -> None:
 
 
 @contextlib.contextmanager
-def _ledger(state: Path) -> Iterator[sqlite3.Connection]:
+def _ledger(state: Path) -> Iterator[Connection]:
     """Open the ledger for reading."""
-    uri = f"{StatePaths(state).ledger.absolute().as_uri()}?mode=ro"
-    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
+    with contextlib.closing(connect(StatePaths(state).ledger, read_only=True)) as connection:
         yield connection
 
 

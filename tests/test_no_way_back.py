@@ -100,7 +100,7 @@ def test_an_older_snapshot_beside_the_newer_ledger_is_refused(state, backup):
 def test_an_older_ledger_beside_the_receipts_is_refused(state, backup):
     """The receipt log is the witness: a ledger that does not know its requests would lower the fence."""
     erase(state, AccountDeletion("e-1", "anna"))
-    restore(backup, state, "ledger.sqlite", "versions", "interactions", "CURRENT")
+    restore(backup, state, "ledger.sqlite", "ledger.count", "versions", "interactions", "CURRENT")
     for use in (Engine.open, lambda state: fit(state, interactions(ROWS), MODELS)):
         with pytest.raises(LedgerError, match="does not know the request of receipt 0") as refused:
             use(state)
@@ -112,11 +112,11 @@ def test_an_older_ledger_that_has_gone_on_is_refused_too(state, backup, tmp_path
     """Even if other requests have taken the numbers of those that it does not know."""
     erase(state, AccountDeletion("e-1", "anna"))
     erase(backup, AccountDeletion("e-1", "cleo"))
-    restore(backup, state, "ledger.sqlite", "versions", "interactions", "CURRENT")
+    restore(backup, state, "ledger.sqlite", "ledger.count", "versions", "interactions", "CURRENT")
     with Engine.open(backup) as engine:  # the same number, another subject, and no receipt noted
         engine.ledger._connection.execute("UPDATE requests SET receipt = NULL")
         engine.ledger.purge()
-    restore(backup, state, "ledger.sqlite")
+    restore(backup, state, "ledger.sqlite", "ledger.count")
     with pytest.raises(LedgerError, match="is older than"):
         Engine.open(state)
 
