@@ -1,0 +1,319 @@
+"""Serving under load, from outside, while a real worker erases users and publishes versions.
+
+    python benchmarks/bench_serving.py --data train.txt --folder . --json serving.json > serving.md
+
+``recunlearn serve`` and ``recunlearn run`` on a state that ``recunlearn fit`` made; ``--rate`` requests a
+second, one in five about somebody forgotten, being forgotten, or unknown. In turns, ``--rounds`` times:
+nothing else happens; the worker erases a user, publishes and is awaited, ``--swaps`` times in all; and the
+same worker does the same to *another* state, which takes the processor as much but swaps nothing. Beside them
+a dict in the same framework. Every answer is then held against its version's own, computed apart, and every
+answer about somebody forgotten against the ledger's stamp. Then the memory of a server over ``--growth``
+swaps, and whether the time of an answer tells somebody forgotten from somebody unknown. Prints Markdown.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import load
+import numpy as np
+import serving_growth
+import serving_processes as processes
+import serving_timing
+import turns
+from bench_cycle import frame_of
+from recunlearn.engine.fence import Fence
+from recunlearn.engine.state import StatePaths
+from recunlearn.engine.version import read_current
+from serving_checks import Kept, fence_record, fenced_at, wrong_answers
+
+PATH = "/v1/users/{}/recommendations?n=10"
+N = 10
+BARE, STILL, SWAPS, ELSEWHERE = (
+    "a dict in the same framework",
+    "no swaps",
+    "swaps",
+    "no swaps, the worker busy on another state",
+)
+
+
+class People:
+    """Who is asked for: mostly those who stay, one in 20 who is going now, three in 20 who are gone.
+
+    Attributes
+    ----------
+    fenced : when somebody who went was seen to be fenced, from this process, Unix seconds.
+    """
+
+    def __init__(self, users: list[str], leaving: int) -> None:
+        chosen = random.Random(0)  # noqa: S311  a sample, no secret
+        users = chosen.sample(users, len(users))
+        self.leaving, self.staying = users[:leaving], users[leaving:]
+        self.gone = [f"nobody-{k}" for k in range(100)]
+        self.going = self.staying[0]
+        self.fenced: dict[str, float] = {}
+        self._random = chosen
+
+    def key(self) -> str:
+        """Draw somebody."""
+        draw = self._random.random()
+        if draw < 0.05:
+            return self.going
+        return self._random.choice(self.gone if draw < 0.2 else self.staying)
+
+
+class Erasing(threading.Thread):
+    """Sends deletions to a worker one after the other, and keeps each version that comes of it."""
+
+    def __init__(
+        self, paths: StatePaths, people: People, users: list[str], kept: Kept | None, pause: float
+    ) -> None:
+        super().__init__(name="erasing")
+        self._paths, self._people, self._users, self._kept, self._pause = paths, people, users, kept, pause
+        self._fence = None if kept is None else Fence(paths.root)
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Erase all of them."""
+        try:
+            for user in self._users:
+                self._erase(user)
+        except BaseException as error:  # noqa: BLE001  told to whoever joins
+            self.error = error
+
+    def ended(self, _seconds: float) -> bool:
+        """Tell whether all are erased."""
+        return not self.is_alive()
+
+    def _erase(self, user: str) -> None:
+        before, _ = read_current(self._paths)
+        if self._kept is not None:
+            self._people.going = user
+        processes.erase(self._paths.root, user)
+        if self._fence is not None:
+            while not self._fence.is_fenced(user):
+                time.sleep(0.0005)
+            self._people.fenced[user] = time.time()
+        published = processes.await_version(self._paths, before)
+        if self._kept is not None:
+            self._kept.keep(self._paths, *published)
+            self._people.gone.append(user)
+        time.sleep(self._pause)
+
+
+def measure(
+    server: processes.Running, workers: list[processes.Running], people: People, rate: float,
+    ended: Callable[[float], bool],
+) -> dict[str, Any]:  # fmt: skip
+    """Run the load; returns the exchanges, and who took how much of a core."""
+    before = server.cpu(), sum(worker.cpu() for worker in workers)
+    loaded = load.run(server.url, PATH, people.key, rate, ended)
+    used = server.cpu() - before[0], sum(worker.cpu() for worker in workers) - before[1]
+    return {
+        "exchanges": loaded.exchanges,
+        "late": loaded.late,
+        "seconds": loaded.seconds,
+        "server": used[0],
+        "workers": used[1],
+        "client": loaded.cpu,
+    }
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Put the runs of one kind together."""
+    exchanges = [exchange for run in runs for exchange in run["exchanges"]]
+    waits = 1e3 * np.array([exchange.received - exchange.due for exchange in exchanges])
+    seconds = sum(run["seconds"] for run in runs)
+    quantiles = {f"p{q:g}": float(np.percentile(waits, q)) for q in (50, 90, 99, 99.9)}
+    by_run = [
+        float(np.percentile([1e3 * (e.received - e.due) for e in run["exchanges"]], 99)) for run in runs
+    ]
+    return {
+        "requests": len(exchanges),
+        "a second": len(exchanges) / seconds,
+        **quantiles,
+        "most": float(waits.max()),
+        "p99 by round": by_run,
+        "errors": sum(exchange.status not in (200, 404) for exchange in exchanges),
+        "not found": sum(exchange.status == 404 for exchange in exchanges),
+        "generator late p99": 1e3 * float(np.percentile([late for run in runs for late in run["late"]], 99)),
+        **{
+            f"cores, {who}": sum(run[who] for run in runs) / seconds
+            for who in ("server", "workers", "client")
+        },
+    }
+
+
+def under_load(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure everything with the load generator; returns figures and what the checks found."""
+    frame = frame_of(turns.read_lines(options.data) if options.data else turns.generated(*options.generate))
+    state = processes.fit(folder, frame, options.models)
+    other = folder / "other"
+    shutil.copytree(state, other)
+    paths, kept = StatePaths(state), Kept(StatePaths(folder / "kept"))
+    kept.keep(paths, *processes.await_version(paths, 0))
+    users = sorted(set(frame["user_id"].to_list()))
+    people = People(users, 2 * options.swaps + 1)
+    runs: dict[str, list[dict[str, Any]]] = {BARE: [], STILL: [], SWAPS: [], ELSEWHERE: []}
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        env = {"NUMBA_NUM_THREADS": str(options.worker_threads)} if options.worker_threads else {}
+        run = [*processes.COMMAND, "run", "--state"]
+        workers = [
+            enter(processes.started(*run, str(each), nice=options.nice, env=env)) for each in (state, other)
+        ]
+        serve = [*processes.COMMAND, "serve", "--port", "0", "--state", str(state)]
+        server = enter(processes.started(*serve, says_url=True))
+        bare = enter(started_bare(folder, kept, people))
+        per_round = options.swaps // options.rounds
+        for each, user in ((paths, people.leaving[-1]), (StatePaths(other), people.leaving[-1])):
+            warm = Erasing(each, people, [user], kept if each is paths else None, 0.0)
+            warm.run()  # what is compiled or loaded at the first time is not measured
+        load.run(server.url, PATH, people.key, options.rate, lambda seconds: seconds > 3)
+        for turn in range(options.rounds):
+            part = slice(turn * per_round, (turn + 1) * per_round)
+            for kind, asked in ((BARE, bare), (STILL, server)):
+                runs[kind].append(
+                    measure(asked, workers, people, options.rate, lambda seconds: seconds > options.seconds)
+                )
+            for kind, where, gone, keeping in (
+                (SWAPS, paths, people.leaving[: options.swaps][part], kept),
+                (ELSEWHERE, StatePaths(other), people.leaving[options.swaps : -1][part], None),
+            ):
+                erasing = Erasing(where, people, gone, keeping, options.pause)
+                erasing.start()
+                runs[kind].append(measure(server, workers, people, options.rate, erasing.ended))
+                erasing.join()
+                if erasing.error is not None:
+                    raise erasing.error
+                people.going = people.staying[0]
+    figures = {kind: summary(found) for kind, found in runs.items()}
+    of_server = [e for kind in (STILL, SWAPS, ELSEWHERE) for run in runs[kind] for e in run["exchanges"]]
+    return {"figures": figures, "checks": checks(of_server, kept, paths, people, options.swaps)}
+
+
+def started_bare(folder: Path, kept: Kept, people: People) -> Any:
+    """Start the dict: the first version's answers for everybody who is asked for."""
+    snapshot = kept.load(1)
+    answers = {}
+    for user in [*people.staying, *people.leaving]:
+        items, scores = snapshot.recommend(user, N)
+        listed = [{"item_id": i, "score": s} for i, s in zip(items.tolist(), scores.tolist(), strict=True)]
+        answers[user] = {"version": 1, "model": snapshot.models[0], "items": listed}
+    path = folder / "answers.json"
+    path.write_text(json.dumps(answers))
+    script = Path(__file__).with_name("bare_server.py")
+    return processes.started(processes.sys.executable, str(script), str(path), says_url=True)
+
+
+def checks(
+    exchanges: list[load.Exchange], kept: Kept, paths: StatePaths, people: People, swaps: int
+) -> dict[str, Any]:
+    """Hold all answers of the server against what they had to be."""
+    gone = [*people.leaving[:swaps], people.leaving[-1]]
+    staying = set(people.staying) | set(people.leaving[swaps:-1])
+    firsts: dict[int, float] = {}
+    for exchange in sorted(exchanges, key=lambda e: e.received):
+        if exchange.status == 200:
+            firsts.setdefault(json.loads(exchange.body)["version"], exchange.received)
+    follow = [1e3 * (firsts[v] - kept.published[v]) for v in sorted(firsts) if v > 2]
+    wrong = wrong_answers(exchanges, kept, N)
+    return {
+        "answers": len(exchanges),
+        "errors": sum(exchange.status not in (200, 404) for exchange in exchanges),
+        "swaps": len(kept.digests) - 2,
+        "versions seen": len(firsts),
+        "not their version's own": len(wrong),
+        "first of them": wrong[:3],
+        "refused though kept": sum(e.status == 404 for e in exchanges if e.key in staying),
+        "published to served, ms: p50": float(np.median(follow)),
+        "published to served, ms: most": max(follow),
+        **fence_record(exchanges, people.fenced, fenced_at(paths, gone)),
+    }
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """Write the tables."""
+    figures, checked = found["figures"], found["checks"]
+    lines = [
+        "| | requests | a second | p50, ms | p90 | p99 | p99.9 | longest | server, worker, client: cores |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|---|---|")
+    for kind, row in figures.items():
+        shares = ", ".join(f"{row[f'cores, {who}']:.2f}" for who in ("server", "workers", "client"))
+        quantiles = " | ".join(f"{row[q]:.2f}" for q in ("p50", "p90", "p99", "p99.9", "most"))
+        lines.append(f"| {kind} | {row['requests']:,} | {row['a second']:,.0f} | {quantiles} | {shares} |")
+    still, swapping, elsewhere = (figures[kind]["p99"] for kind in (STILL, SWAPS, ELSEWHERE))
+    lines += [
+        "",
+        f"p99 with swaps over p99 without: {swapping / still:.2f}; "
+        f"over p99 with the worker busy elsewhere: {swapping / elsewhere:.2f}.",
+        *(
+            f"p99 by round, {kind}: {', '.join(f'{v:.1f}' for v in row['p99 by round'])}."
+            for kind, row in figures.items()
+        ),
+        "",
+        "| checked | |",
+        "|---|---|",
+    ]
+    lines += [f"| {name} | {value:,.4g} |" for name, value in checked.items() if not isinstance(value, list)]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print Markdown, and fail if an answer was wrong."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--data", type=Path, help="lines of: user item item ...")
+    source.add_argument("--generate", type=int, nargs=3, default=(6040, 3700, 700_000), metavar="N")
+    parser.add_argument("--models", nargs="+", default=["spectral_mf", "item_knn"])
+    parser.add_argument("--rate", type=float, default=1000.0, help="requests a second")
+    parser.add_argument("--swaps", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each round without swaps")
+    parser.add_argument(
+        "--pause", type=float, default=0.0, help="seconds from a version to the next deletion"
+    )
+    parser.add_argument("--nice", type=int, default=0, help="of the workers")
+    parser.add_argument("--worker-threads", type=int, default=0, help="for Numba; 0: all cores")
+    parser.add_argument(
+        "--growth", type=int, default=1000, help="swaps over which memory is watched; 0: none"
+    )
+    parser.add_argument("--timing", type=int, default=20_000, help="requests of each kind; 0: none")
+    parser.add_argument("--folder", type=Path, help="where the state directories go; default: temporary")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        found = all_parts(Path(name), options)
+    turns.write(options.json, options={k: str(v) for k, v in vars(options).items()}, **found)
+    for claim in ("errors", "not their version's own", "refused though kept", "served after seen fenced"):
+        assert not found.get("checks", {}).get(claim), (claim, found["checks"])
+
+
+def all_parts(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure what was asked for, and print each part when it is there."""
+    found: dict[str, Any] = {}
+    if options.swaps:
+        found = under_load(folder, options)
+        print(f"### Under load\n\n{markdown(found)}\n", flush=True)
+    if options.growth:
+        found["growth"] = serving_growth.growth(folder, options.growth)
+        print(f"### Memory over swaps\n\n{serving_growth.markdown(found['growth'])}\n", flush=True)
+    if options.timing:
+        found["timing"] = serving_timing.timing(folder, options.timing)
+        print(f"### Timing of refusals\n\n{serving_timing.markdown(found['timing'])}\n", flush=True)
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What answers are held against: each version's own answers, computed apart, and the ledger's stamps."""
+
+import json
+import os
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from load import Exchange
+from recunlearn.engine.fence import FenceKey
+from recunlearn.engine.snapshot import Snapshot
+from recunlearn.engine.state import StatePaths
+from recunlearn.engine.version import read_ids, read_manifest, read_models
+
+
+@dataclass
+class Kept:
+    """Published versions, held by hard links under ``paths`` when the worker has purged them.
+
+    Attributes
+    ----------
+    digests : version -> digest of its manifest.
+    published : version -> when CURRENT was seen to name it, Unix seconds.
+    """
+
+    paths: StatePaths
+    digests: dict[int, str] = field(default_factory=dict)
+    published: dict[int, float] = field(default_factory=dict)
+
+    def keep(self, source: StatePaths, number: int, digest: str, seen: float) -> None:
+        """Hold on to a version that is published now."""
+        start, target = source.version(number), self.paths.version(number)
+        for file in [each for each in start.rglob("*") if each.is_file()]:
+            (target / file.relative_to(start)).parent.mkdir(parents=True, exist_ok=True)
+            os.link(file, target / file.relative_to(start))
+        self.digests[number], self.published[number] = digest, seen
+
+    def load(self, number: int) -> Snapshot:
+        """Load a version by itself, without a fence: it answers for everybody who is in it."""
+        manifest = read_manifest(self.paths, number, self.digests[number])
+        directory = self.paths.version(number)
+        return Snapshot(
+            manifest, read_models(directory, manifest, mapped=True), *read_ids(directory, manifest)
+        )
+
+
+def wrong_answers(exchanges: Iterable[Exchange], kept: Kept, n: int) -> list[str]:
+    """Compare each answer with its version's own; returns what differs, a line each."""
+    asked: dict[int, dict[str, set[bytes]]] = defaultdict(lambda: defaultdict(set))
+    for exchange in exchanges:
+        if exchange.status == 200:
+            asked[json.loads(exchange.body)["version"]][exchange.key].add(exchange.body)
+    wrong = []
+    for version, users in sorted(asked.items()):
+        if version not in kept.digests:
+            wrong.append(f"version {version} was never published")
+            continue
+        snapshot = kept.load(version)
+        for user, bodies in users.items():
+            expected = _answer(snapshot, user, n)
+            wrong.extend(
+                f"version {version}, {user}: {body.decode()}"
+                for body in bodies
+                if json.loads(body) != expected
+            )
+    return wrong
+
+
+def _answer(snapshot: Snapshot, user: str, n: int) -> dict[str, Any] | None:
+    if not snapshot.has_user(user):
+        return None
+    items, scores = snapshot.recommend(user, n)
+    listed = [{"item_id": i, "score": s} for i, s in zip(items.tolist(), scores.tolist(), strict=True)]
+    return {"version": snapshot.version, "model": snapshot.models[0], "items": listed}
+
+
+def fenced_at(paths: StatePaths, users: Iterable[str]) -> dict[str, float]:
+    """Return the ledger's stamp of when each user was fenced, Unix seconds."""
+    key = FenceKey.load(paths)
+    with sqlite3.connect(f"{paths.ledger.absolute().as_uri()}?mode=ro", uri=True) as ledger:
+        stamps = dict(ledger.execute("SELECT subject, fenced_at FROM requests"))
+    ledger.close()
+    return {user: stamps[key.user(user)] for user in users}
+
+
+def fence_record(
+    exchanges: Iterable[Exchange], seen: Mapping[str, float], stamps: Mapping[str, float]
+) -> dict[str, float]:
+    """Hold every answer about somebody forgotten against when they were fenced.
+
+    Parameters
+    ----------
+    seen : when a third process saw each user fenced: from there on nobody may be served.
+    stamps : the ledger's, taken just before the transaction that fences.
+    """
+    about = [exchange for exchange in exchanges if exchange.key in stamps]
+    served = [exchange for exchange in about if exchange.status == 200]
+    late = [exchange.sent - stamps[exchange.key] for exchange in served]
+    return {
+        "asked after seen fenced": sum(e.sent > seen[e.key] for e in about),
+        "served after seen fenced": sum(e.sent > seen[e.key] for e in served),
+        "served after the ledger's stamp": sum(by > 0 for by in late),
+        "... by at most, ms": 1e3 * max([0.0, *late]),
+        "refused before the stamp": sum(e.status == 404 and e.received < stamps[e.key] for e in about),
+    }
