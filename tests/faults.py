@@ -17,8 +17,7 @@ class Supervised:
     def __init__(self, arguments, log):
         self._arguments, self._log = arguments, log
         self.starts, self.endings = 0, []
-        self._ends = threading.Event()
-        self._killed = False
+        self._lock, self._ends, self._killed = threading.Lock(), False, False
         self._process = self._start()
         self._thread = threading.Thread(target=self._look_after, daemon=True)
         self._thread.start()
@@ -35,21 +34,24 @@ class Supervised:
     def _look_after(self):
         while True:
             code = self._process.wait()
-            if self._ends.is_set():
-                return
-            if not self._killed:
-                self.endings.append(code)
-            self._killed = False
-            self._process = self._start()
+            with self._lock:
+                if self._ends:
+                    return
+                if not self._killed:
+                    self.endings.append(code)
+                self._killed = False
+                self._process = self._start()
 
     def kill(self):
         """SIGKILL it; the next one starts at once."""
-        self._killed = True
-        self._process.kill()
+        with self._lock:
+            self._killed = self._process.poll() is None
+            self._process.kill()
 
     def stop(self):
         """End it as an operator does; returns the exit code."""
-        self._ends.set()
+        with self._lock:
+            self._ends = True
         self._process.terminate()
         try:
             return self._process.wait(90)
@@ -58,20 +60,20 @@ class Supervised:
             self._thread.join()
 
 
-KINDS = ("worker_killed", "worker_killed", "leader", "leader", "cut", "silent")
-"""What fails, in shares, in a short run."""
+KINDS = ("worker_killed", "leader", "cut", "silent")
+"""What fails in a short run."""
 
-LONG_KINDS = (*KINDS, "forgotten", "outage")
-"""In a long one: connections that are forgotten, which takes the client half a minute to notice, and outages
-longer than the client waits for a broker."""
+LONG_KINDS = (*KINDS, "worker_killed", "leader", "forgotten", "outage")
+"""In a long one, in shares: also connections that are forgotten, which takes the client half a minute to
+notice, and outages longer than the client waits for a broker."""
 
 
 class Faults:
-    """Draws what fails next, lets it fail, and makes it good again before the next."""
+    """Draws what fails next, lets it fail, and makes it good again before the next; ``pace``: 1 is slow."""
 
-    def __init__(self, seed, kinds, cluster, network, worker, topics):
+    def __init__(self, seed, kinds, pace, cluster, network, worker, topics):
         self._draw = random.Random(seed)  # noqa: S311  a seed, not a secret
-        self._kinds, self._left = kinds, []
+        self._kinds, self._pace, self._left = kinds, pace, []
         self._cluster, self._network, self._worker, self._topics = cluster, network, worker, topics
         self.done = Counter()
 
@@ -84,7 +86,7 @@ class Faults:
 
     def wait(self, at_most):
         """Wait for some time at random."""
-        time.sleep(self._draw.uniform(0.0, at_most))
+        time.sleep(self._pace * self._draw.uniform(0.0, at_most))
 
     def _worker_killed(self):
         self._worker.kill()
