@@ -6,7 +6,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install kafka demo test check bench docs clean
+.PHONY: install kafka arrow demo test check bench docs clean
 
 install: $(STAMP)
 
@@ -19,6 +19,10 @@ $(STAMP): pyproject.toml
 # Apache Kafka for the streaming tests: its jars, to ~/.cache/recunlearn/kafka. Needs a JDK 17 and Maven.
 kafka:
 	mvn --batch-mode --quiet --file tests/brokers/pom.xml dependency:copy-dependencies
+
+# Arrow for examples/java: its jars, to ~/.cache/recunlearn/arrow. Needs a JDK 17 and Maven.
+arrow:
+	mvn --batch-mode --quiet --file examples/java/pom.xml dependency:copy-dependencies
 
 demo: $(STAMP)
 	@$(BIN)/recunlearn demo $(ARGS)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,27 +29,21 @@ from recunlearn.engine.state import StateError, StatePaths
 from recunlearn.engine.version import read_current, read_manifest
 
 from .popularity import ask, interactions
+from .real import need
 from .stores import postgres_server, redis_server
 
 ROWS = [(f"person-{user:02d}", f"thing-{(user * 7 + k * k) % 23}") for user in range(30) for k in range(2, 9)]
 ROWS = sorted({*ROWS, *((f"erased-unique-{k}", f"thing-{k + j}") for k in range(4) for j in range(5))})
 MODELS = {"spectral_mf": {"factors": 4}, "item_knn": {"K": 5}}
+HOWTO = Path(__file__).parent.parent / "docs" / "howto" / "export.md"
 SCRIPT = Path(__file__).parent / "kill_stores.py"
 pytestmark = pytest.mark.xdist_group("stores")
-
-
-def _need(why_missing):
-    """Skip what lacks a real component; with CI=true its absence is a failure."""
-    if why_missing is not None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(why_missing)
-        pytest.skip(why_missing)
 
 
 @pytest.fixture
 def redis_at(tmp_path):
     """Run a Redis that writes both of its files."""
-    _need(redis_server.why_missing())
+    need(redis_server.why_missing())
     folder = tmp_path / "redis"
     folder.mkdir()
     with redis_server.RedisServer(folder, persistent=True, password="not told") as server:  # noqa: S106  a test's
@@ -58,7 +53,7 @@ def redis_at(tmp_path):
 @pytest.fixture(scope="module")
 def postgres():
     """Run one PostgreSQL with pgvector for this file."""
-    _need(postgres_server.why_missing())
+    need(postgres_server.why_missing())
     with postgres_server.PostgresServer() as server:
         yield server
 
@@ -126,6 +121,24 @@ def test_a_store_gives_back_what_was_pushed_and_nothing_else(store):
         store.purge()
         assert list(store.others()) == []
         assert digest_of(store.read()) == digest_of(vectors.blocks)
+
+
+def test_the_snippets_of_the_docs_read_what_was_pushed(postgres, redis_at):
+    """The howto's own lines, in Python for Redis and in SQL, find a user's vector and the best items."""
+    blocks = dict(re.findall(r"^```(py|sql)\n(.*?)^```$", HOWTO.read_text(), re.MULTILINE | re.DOTALL))
+    users = Block("spectral_mf", "users", ["42"], np.array([[1, 0]], dtype=np.float32))
+    items = Block("spectral_mf", "items", ["7", "8"], np.array([[1, 0], [3, 1]], dtype=np.float32))
+    version = VersionVectors(1, "c" * 64, (users, items))
+    for kind, url, password in (("redis", redis_at.url, "not told"), ("pgvector", postgres.url, None)):
+        with contextlib.closing(open_store(StoreSettings("docs", kind, url, password))) as stored:
+            stored.push(version)
+    names = {"client": redis_at.client()}
+    exec(blocks["py"].replace("client = redis.Redis()\n", ""), names)  # noqa: S102  the docs' own
+    assert names["read"]("spectral_mf", "users", "42").tolist() == [1, 0]
+    assert names["read"]("spectral_mf", "users", "43") is None
+    names["client"].close()
+    with postgres.connect() as connection:
+        assert connection.execute(blocks["sql"]).fetchall() == [("8", 3.0), ("7", 1.0)]
 
 
 def test_odd_ids_and_numbers_come_back_as_they_were(store):

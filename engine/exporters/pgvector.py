@@ -132,26 +132,29 @@ class PgVectorStore:
         connection, label = self._connection(), vectors.label
         with connection.transaction():
             if f"vectors_{label}" in [name for names in self._tables() for name in names]:
-                connection.execute(self._sql("DROP VIEW IF EXISTS {view}"))
-                connection.execute(self._sql("DROP TABLE {table}", label))
-            connection.execute(
-                self._sql(
-                    'CREATE {kind} {table} (model text, side text, id text COLLATE "C", '
-                    "embedding vector NOT NULL, PRIMARY KEY (model, side, id))",
-                    label,
-                )
-            )
-            # No statistics: ANALYZE would copy ids and vectors into a catalogue that is never dropped.
-            for column in ("id", "embedding"):
-                connection.execute(
-                    self._sql("ALTER TABLE {table} ALTER COLUMN ", label)
-                    + sql.Identifier(column)
-                    + sql.SQL(" SET STATISTICS 0")
-                )
+                connection.execute(self._sql("TRUNCATE {table}", label))  # of something else
+            else:
+                self._make_table(connection, label)
             self._copy(connection, vectors)
             durable.reached(f"lead readers of {self._name} to {label}")
             self._lead_to(connection, vectors)
         durable.reached(f"readers of {self._name} are led to {label}")
+
+    def _make_table(self, connection: psycopg.Connection[Any], label: str) -> None:
+        connection.execute(
+            self._sql(
+                'CREATE {kind} {table} (model text, side text, id text COLLATE "C", '
+                "embedding vector NOT NULL, PRIMARY KEY (model, side, id))",
+                label,
+            )
+        )
+        # No statistics: ANALYZE would copy ids and vectors into a catalogue that is never dropped.
+        for column in ("id", "embedding"):
+            connection.execute(
+                self._sql("ALTER TABLE {table} ALTER COLUMN ", label)
+                + sql.Identifier(column)
+                + sql.SQL(" SET STATISTICS 0")
+            )
 
     def _copy(self, connection: psycopg.Connection[Any], vectors: VersionVectors) -> None:
         statement = self._sql("COPY {table} FROM STDIN (FORMAT binary)", vectors.label)
