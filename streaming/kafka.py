@@ -8,6 +8,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -256,7 +257,8 @@ class KafkaSource:
                 consumer.commit(offsets, timeout_ms=_CLOSE_MS)
         except errors.KafkaError as error:
             _log.warning("the group's offsets stay behind the ledger's: %s", type(error).__name__)
-        consumer.close(autocommit=False, timeout_ms=_CLOSE_MS)
+        with suppress(errors.KafkaError):  # it has let go of what it had
+            consumer.close(autocommit=False, timeout_ms=_CLOSE_MS)
 
     def _place_all(self, assigned: Iterable[Any]) -> None:
         """Put newly assigned partitions where the ledger is; on the client's own thread: no waiting."""
