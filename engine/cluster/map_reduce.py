@@ -1,0 +1,114 @@
+"""The seam between what is computed on each partition and what runs it: one function, three ways to run.
+
+A way to run takes partitions, a function of one partition and a merge of two results, and may group and order
+them as it likes: sums give the same bits either way. Nothing here schedules: a pool is the standard
+library's, a cluster is Spark's (``spark.py``).
+"""
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import Protocol, TypeVar
+
+Partition = TypeVar("Partition")
+Result = TypeVar("Result")
+
+
+class Run(Protocol):
+    """A way to run: serial, :class:`Pool`, or ``spark.Spark``."""
+
+    def __call__(
+        self,
+        partitions: Sequence[Partition],
+        fn: Callable[[Partition], Result],
+        merge: Callable[[Result, Result], Result],
+    ) -> Result:
+        """Return the merged results of all partitions, of which there is at least one."""
+        ...
+
+
+def map_reduce(
+    partitions: Sequence[Partition],
+    fn: Callable[[Partition], Result],
+    merge: Callable[[Result, Result], Result],
+    run: "Run | None" = None,
+) -> Result:
+    """Apply a function to each partition and merge the results.
+
+    Parameters
+    ----------
+    partitions : one or more; each is sent to where it is computed, so let them be names of files, not rows.
+    fn, merge : functions of a module or instances of its classes, so that they can be sent.
+    run : how; None: one partition after the other, here.
+
+    Raises
+    ------
+    ValueError
+        There is no partition.
+
+    Examples
+    --------
+    >>> map_reduce([1, 2, 3, 4], lambda n: n * n, int.__add__)
+    30
+    """
+    if not partitions:
+        raise ValueError("there is no partition; a result needs one or more")
+    return (run or serial)(partitions, fn, merge)
+
+
+def serial(
+    partitions: Sequence[Partition],
+    fn: Callable[[Partition], Result],
+    merge: Callable[[Result, Result], Result],
+) -> Result:
+    """Run here, one after the other; O(log partitions) results are held."""
+    return merged(map(fn, partitions), merge)
+
+
+def merged(results: Iterable[Result], merge: Callable[[Result, Result], Result]) -> Result:
+    """Merge like a binary counter: each result is passed over O(log results) times.
+
+    Examples
+    --------
+    >>> merged("abcde", lambda a, b: f"({a}{b})")
+    '(((ab)(cd))e)'
+    """
+    levels: list[Result | None] = []
+    for result in results:
+        carried, level = result, 0
+        while level < len(levels) and (held := levels[level]) is not None:
+            carried, levels[level], level = merge(held, carried), None, level + 1
+        levels[level : level + 1] = [carried]
+    held_ones = [held for held in levels if held is not None]
+    total = held_ones[0]
+    for held in held_ones[1:]:
+        total = merge(held, total)
+    return total
+
+
+class Pool:
+    """Run in processes of this machine: each takes a share of the partitions and merges it.
+
+    Parameters
+    ----------
+    processes : how many, 1 or more; each holds O(log partitions) results at a time.
+    """
+
+    def __init__(self, processes: int) -> None:
+        if processes < 1:
+            raise ValueError(f"processes is {processes}; use one or more")
+        self.processes = processes
+
+    def __call__(
+        self,
+        partitions: Sequence[Partition],
+        fn: Callable[[Partition], Result],
+        merge: Callable[[Result, Result], Result],
+    ) -> Result:
+        """Run; what a process raises is raised here."""
+        shares = [partitions[k :: self.processes] for k in range(self.processes)]
+        context = multiprocessing.get_context("spawn")  # a fork would inherit the threads of BLAS and Polars
+        with ProcessPoolExecutor(self.processes, mp_context=context) as pool:
+            task = partial(serial, fn=fn, merge=merge)
+            return merged(pool.map(task, [share for share in shares if share]), merge)
