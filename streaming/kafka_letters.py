@@ -5,17 +5,17 @@ The value is the original one. The key is ``PARTITION:OFFSET`` of the original; 
 its bytes, and nothing else ever does.
 """
 
-import logging
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
-from kafka.admin import NewTopic
+from kafka import KafkaConsumer, KafkaProducer, errors
 from kafka.structs import TopicPartition
 
 from ..engine.ledger_letters import Coordinates
 from .dead_letters import Letter
 from .kafka_connection import KafkaConnection, connect
+from .kafka_topic import ensure_topic
 from .source import Record, SourceAwayError, SourceError
 
 HEADER = "recunlearn."
@@ -24,7 +24,6 @@ HEADER = "recunlearn."
 _SEND_SECONDS = 30.0
 _CLOSE_SECONDS = 5.0
 _POLL_MS = 500
-_log = logging.getLogger(__name__)
 
 
 class KafkaLetters:
@@ -68,10 +67,16 @@ class KafkaLetters:
 
     def _send(self, at: Coordinates, value: bytes | None, headers: list[tuple[str, bytes]]) -> None:
         if self._producer is None:
-            self._producer = connect(KafkaProducer, self._connection, max_request_size=1 << 26)
+            self._producer = connect(
+                KafkaProducer,
+                self._connection,
+                max_request_size=1 << 26,
+                delivery_timeout_ms=int(_SEND_SECONDS * 1000),
+                request_timeout_ms=int(_SEND_SECONDS * 500),
+            )
         partition = int(at[0].rpartition("-")[2]) % self._partitions
         try:
-            self._producer.send(self.topic, value, _key(at), headers, partition).get(_SEND_SECONDS)
+            self._producer.send(self.topic, value, _key(at), headers, partition).get(2 * _SEND_SECONDS)
         except errors.KafkaError as error:
             self.close()  # a producer that gave a message up may refuse the next one
             what = f"the dead-letter topic {self.topic} does not take {at[0]} {at[1]}: {type(error).__name__}"
@@ -111,7 +116,8 @@ class KafkaLetters:
         """Release the connection."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            producer.close(timeout=_CLOSE_SECONDS)
+            with suppress(errors.KafkaError):  # what it still has was given up
+                producer.close(timeout=_CLOSE_SECONDS)
 
 
 def _key(at: Coordinates) -> bytes:
@@ -132,35 +138,3 @@ def _letter(message: Any) -> Letter:
         about["damage"].decode() if "damage" in about else None,
     )
     return Letter(record, about["reason"].decode(), message.timestamp / 1000)
-
-
-def ensure_topic(connection: KafkaConnection, topic: str, partitions: int) -> int:
-    """Make a compacted topic that expires nothing, if there is none; returns how many partitions it has.
-
-    Raises
-    ------
-    SourceError
-        It is not there and cannot be made.
-    """
-    admin: Any = connect(KafkaAdminClient, connection)
-    try:
-        (found,) = admin.describe_topics([topic])
-        if found["partitions"]:
-            return len(found["partitions"])
-        configs = {"cleanup.policy": "compact", "retention.ms": "-1", "min.compaction.lag.ms": "0"}
-        try:
-            admin.create_topics(
-                [NewTopic(topic, partitions, -1, topic_configs=configs)], wait_for_metadata=True
-            )
-        except errors.TopicAlreadyExistsError:
-            return partitions
-        except errors.KafkaError as error:
-            raise SourceError(
-                f"there is no topic {topic}, and it cannot be made ({type(error).__name__}); "
-                f"make it with {partitions} partitions and cleanup.policy=compact, "
-                "or name another"
-            ) from None
-        _log.info("made the topic %s with %d partitions", topic, partitions)
-        return partitions
-    finally:
-        admin.close()

@@ -7,7 +7,7 @@ from typing import Any
 from kafka import KafkaProducer, errors
 
 from .kafka_connection import KafkaConnection, connect
-from .kafka_letters import ensure_topic
+from .kafka_topic import ensure_topic
 from .outbox import RECEIPTS, VERSIONS, Message
 from .source import SourceError
 

@@ -1,12 +1,18 @@
-"""What a topic is at the brokers: which one, of which cluster, with how many partitions."""
+"""What a topic is at the brokers: which one, of which cluster, with how many partitions; made if need be."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from kafka import KafkaAdminClient, errors
+from kafka.admin import NewTopic
 
 from .kafka_connection import KafkaConnection, connect
 from .source import SourceAwayError, SourceError
+
+_log = logging.getLogger(__name__)
 
 
 class NoTopicError(SourceError):
@@ -34,15 +40,9 @@ def describe_topic(connection: KafkaConnection, name: str) -> Topic:
     SourceError
         The brokers refuse to describe it.
     """
-    admin: Any = connect(KafkaAdminClient, connection)
-    try:
+    with _administrator(connection, name) as admin:
         (found,) = admin.describe_topics([name])
         cluster = admin.describe_cluster()["cluster_id"]
-    except errors.KafkaError as error:
-        kind = SourceAwayError if error.retriable else SourceError
-        raise kind(f"topic {name} cannot be described: {type(error).__name__}") from None
-    finally:
-        admin.close()
     if found["error_code"] or not found["partitions"]:
         why = errors.for_code(found["error_code"]).__name__
         raise NoTopicError(
@@ -50,3 +50,46 @@ def describe_topic(connection: KafkaConnection, name: str) -> Topic:
             "make it, or name another with --topic"
         )
     return Topic(cluster, str(found["topic_id"]), len(found["partitions"]))
+
+
+def ensure_topic(connection: KafkaConnection, name: str, partitions: int) -> int:
+    """Make a compacted topic that expires nothing, if there is none; returns how many partitions it has.
+
+    Raises
+    ------
+    SourceAwayError
+        No broker answers at present.
+    SourceError
+        It is not there and cannot be made.
+    """
+    with _administrator(connection, name) as admin:
+        (found,) = admin.describe_topics([name])
+        if found["partitions"]:
+            return len(found["partitions"])
+        configs = {"cleanup.policy": "compact", "retention.ms": "-1", "min.compaction.lag.ms": "0"}
+        topic = NewTopic(name, partitions, -1, topic_configs=configs)
+        try:
+            admin.create_topics([topic], wait_for_metadata=True)
+        except errors.TopicAlreadyExistsError:
+            return partitions
+        except errors.KafkaError as error:
+            raise SourceError(
+                f"there is no topic {name}, and it cannot be made ({type(error).__name__}); "
+                f"make it with {partitions} partitions and cleanup.policy=compact, "
+                "or name another"
+            ) from None
+    _log.info("made the topic %s with %d partitions", name, partitions)
+    return partitions
+
+
+@contextmanager
+def _administrator(connection: KafkaConnection, name: str) -> Iterator[Any]:
+    """Ask about a topic; what goes wrong is one of our errors."""
+    admin: Any = connect(KafkaAdminClient, connection)
+    try:
+        yield admin
+    except errors.KafkaError as error:
+        kind = SourceAwayError if error.retriable else SourceError
+        raise kind(f"topic {name} cannot be described: {type(error).__name__}") from None
+    finally:
+        admin.close()

@@ -6,12 +6,15 @@ import time
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition, errors
 from recunlearn.streaming import kafka as kafka_source
-from recunlearn.streaming.kafka_connection import connect
-from recunlearn.streaming.source import SourceError
+from recunlearn.streaming import kafka_letters
+from recunlearn.streaming.kafka import KafkaSource
+from recunlearn.streaming.kafka_connection import KafkaConnection, connect
+from recunlearn.streaming.kafka_topic import describe_topic, ensure_topic
+from recunlearn.streaming.source import Record, SourceAwayError, SourceError
 
 from .brokers.network import Network
 from .faults import leader
-from .topics import drained, new_topic, opened, produce
+from .topics import drained, new_topic, opened, produce, settings
 
 pytestmark = pytest.mark.xdist_group("kafka")
 
@@ -77,6 +80,38 @@ def test_brokers_that_are_all_out_of_reach_are_waited_for(killable_kafkas, impat
         network.heal()
         assert [one.value for one in read_and_commit(source, 1, 1)] == [b"2"]
         source.close()
+
+
+def test_a_record_that_cannot_be_set_aside_at_present_can_be_later(killable_kafkas, impatient, monkeypatch):
+    """The topic of dead letters is out of reach: that is said in time, and the letter is put afterwards."""
+    monkeypatch.setattr(kafka_letters, "_SEND_SECONDS", 2.0)
+    monkeypatch.setattr(kafka_letters, "connect", functools.partial(connect, seconds=1.0))
+    cluster = killable_kafkas
+    topic = new_topic(cluster.bootstrap_servers, copies=3)
+    first, second = (Record(f"{topic}-0", offset, b"{broken") for offset in range(2))
+    with Network(cluster.routes) as network:
+        source = KafkaSource(settings(cluster.servers("NETWORK"), topic))
+        source.dead_letter(first, "not JSON")
+        network.cut()
+        for _ in range(2):  # by the producer that there is; then there is none
+            with pytest.raises(SourceAwayError):
+                source.dead_letter(second, "not JSON")
+        network.heal()
+        source.dead_letter(second, "not JSON")
+        assert [letter.record for letter in source.letters.letters()] == [first, second]
+        source.close()
+
+
+@pytest.mark.parametrize("ask", [describe_topic, functools.partial(ensure_topic, partitions=1)])
+def test_brokers_that_go_while_they_are_asked_for_a_topic_are_away(kafka, monkeypatch, ask):
+    """What the client raises in the midst of it is one of our errors."""
+
+    def gone(*_):
+        raise errors.KafkaConnectionError
+
+    monkeypatch.setattr(KafkaAdminClient, "describe_topics", gone)
+    with pytest.raises(SourceAwayError, match="topic deletions cannot be described: KafkaConnectionError"):
+        ask(KafkaConnection(kafka.bootstrap_servers), "deletions")
 
 
 def test_a_topic_that_is_deleted_while_it_is_read_is_an_error(kafka, impatient):
