@@ -227,6 +227,13 @@ class Snapshot:
         users: list[ExternalId] = self._users.series.to_list()
         return users if self._fence is None else self._fence.without_fenced(users)
 
+    def warm(self) -> None:
+        """Ask each model once: what it derives or compiles at its first question, nobody then waits for."""
+        if len(self._users) and len(self._items):
+            for model in self._models.values():
+                model.recommend(0, self._own(0))
+                model.similar_items(0)
+
     def _own(self, row: int) -> Interactions:
         """Return the interactions of one row, CSR [1, n_items], without a copy."""
         start, stop = self._user_items.indptr[row], self._user_items.indptr[row + 1]
@@ -321,8 +328,8 @@ def _load_version(
 class SnapshotReader(Closable):
     """Follows the published version of a state directory, in any process, without ever making a caller wait.
 
-    A background thread loads a new version beside the one in use, checks it, and swaps one attribute. The
-    fence needs no following: every look-up asks the ledger.
+    A background thread loads a new version beside the one in use, checks it, asks each of its models once,
+    and swaps one attribute. The fence needs no following: every look-up asks the ledger.
 
     Attributes
     ----------
@@ -368,7 +375,7 @@ class SnapshotReader(Closable):
         self._follower = self._new_follower()
         try:
             self._seen = self.paths.current.read_bytes() if self.paths.current.exists() else b""
-            self._snapshot = load_snapshot(self.paths.root, self.fence)
+            self._snapshot = self._load()
         except BaseException:
             self.close()
             raise
@@ -400,6 +407,11 @@ class SnapshotReader(Closable):
             follower.start()
             self._follower = follower
 
+    def _load(self) -> Snapshot:
+        snapshot = load_snapshot(self.paths.root, self.fence)
+        snapshot.warm()
+        return snapshot
+
     def _look(self) -> None:
         """Swap to a new version if there is one."""
         seen = b""
@@ -410,7 +422,7 @@ class SnapshotReader(Closable):
                 return
             if seen == self._failed and time.monotonic() < self._retry_at:
                 return
-            snapshot = load_snapshot(self.paths.root, self.fence)
+            snapshot = self._load()
         except Exception as error:  # noqa: BLE001  whatever is wrong with it, the version in use goes on
             self._failed, self._retry_at = seen, time.monotonic() + _RETRY_SECONDS
             self.error = error.with_traceback(None)  # its frames would hold what was read of the version

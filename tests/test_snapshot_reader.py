@@ -73,6 +73,22 @@ def test_a_new_version_is_followed_by_looking_where_nobody_tells(state, monkeypa
             assert until(lambda version=version: reader.current().version == version) < 1
 
 
+def test_a_version_is_asked_once_before_it_shows(state, monkeypatch):
+    """What a model derives at its first question is derived by the follower, while the old version serves."""
+    asked = []
+    recommend = Marked.recommend
+    with SnapshotReader(state.root) as reader:
+
+        def noting(model, *given, **named):
+            asked.append((threading.current_thread().name, model.marks[0], reader.current().version))
+            return recommend(model, *given, **named)
+
+        monkeypatch.setattr(Marked, "recommend", noting)
+        state.publish(2)
+        until(lambda: reader.current().version == 2)
+        assert asked == [("follower", 2.0, 1)]
+
+
 @needs_inotify
 def test_a_watch_tells_of_a_folder_that_took_the_place_of_another(tmp_path):
     """Renames into the folder end a wait; so they do in a folder that replaced it; nothing else does."""
