@@ -32,6 +32,7 @@ LEAST_TOKEN = 16
 """The shortest token that is taken, in characters."""
 
 _SHUTDOWN_SECONDS = 10
+_SILENT_SECONDS = 60  # of a worker, before it is replaced: uvicorn's 5 kills it while a busy machine starts it
 _BACKLOG = 2048
 _MOST_CONNECTIONS = 900  # below the usual limit of 1,024 file descriptors
 
@@ -157,6 +158,7 @@ def serve(service: Service, listener: socket.socket, workers: int = 1) -> None:
         date_header=False,
         limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+        timeout_worker_healthcheck=_SILENT_SECONDS,
     )
     with listener:
         if workers == 1:
