@@ -32,7 +32,7 @@ LEAST_TOKEN = 16
 """The shortest token that is taken, in characters."""
 
 _SHUTDOWN_SECONDS = 10
-_SILENT_SECONDS = 60  # of a worker, before it is replaced: uvicorn's 5 kills it while a busy machine starts it
+_SILENT_SECONDS = 60  # of a worker that is then replaced; in uvicorn's 5 a busy machine starts none
 _BACKLOG = 2048
 _MOST_CONNECTIONS = 900  # below the usual limit of 1,024 file descriptors
 
