@@ -1,6 +1,7 @@
 """A study: read from TOML, repeated to the bit, resumed after an interruption, written up in one page."""
 
 import csv
+import importlib.util
 import json
 from pathlib import Path
 
@@ -19,6 +20,11 @@ from . import unlearners
 from .test_report_page import browse
 
 __all__ = ["browse"]
+
+STUDIES = Path(__file__).parent.parent / "docs" / "studies"
+_SPEC = importlib.util.spec_from_file_location("write_studies", STUDIES / "write.py")
+writing = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(writing)
 
 GENERATED = DataEntry(name="small", generate=Generated(200, 90, 5000))
 STUDY = Study(
@@ -160,6 +166,34 @@ def test_a_study_is_read_from_toml_with_a_method_of_ones_own(own_method, monkeyp
     assert "| counts | 0.000 | 0.500 |" in table
     shown = CliRunner().invoke(app, command)
     assert "counts" in shown.stdout
+
+
+def test_tables_are_put_into_their_place_in_the_page(tmp_path):
+    """Made twice they are the same; nothing around them moves; a failure and an attack are shown."""
+    fails = MethodEntry(name="fails", method=f"{unlearners.__file__}:Fails")
+    study = msgspec.structs.replace(
+        STUDY, draws=1, attacks=["differencing"], method=[STUDY.method[0], fails], regime=STUDY.regime[:1]
+    )
+    results = running.run_study(study, tmp_path)
+    frame = f"# Page\n\n{writing.BEGIN.format(study.name)}old\n{writing.END}\nLimits.\n"
+    page = writing.with_tables(frame, results)
+    assert writing.with_tables(page, results) == page
+    assert page.startswith("# Page\n")
+    assert page.endswith(f"{writing.END}\nLimits.\n")
+    assert "old" not in page
+    assert "| ease | differencing | 0." in page
+    assert "fails, random 10%, draw 1: RuntimeError: the disk" in page
+    with pytest.raises(ValueError, match="no place for this study"):
+        writing.with_tables("# Page", results)
+
+
+@pytest.mark.parametrize("config", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.stem)
+def test_each_study_of_the_docs_has_its_place_in_the_page(config):
+    """A study that is committed can be read, and the page has a place for its tables."""
+    study = read_study(config)
+    assert writing.BEGIN.format(study.name) in writing.PAGE.read_text()
+    for entry in study.method:
+        running.make_method(entry.made_by, entry.settings)
 
 
 def test_without_a_config_the_options_make_the_study(own_method):

@@ -19,9 +19,18 @@ COLUMNS = (
 )
 """Heading, and the metric's path in a cell's record."""
 
+ATTACKED = (
+    ("area", "auc"),
+    ("chance", "chance"),
+    ("before forgetting", "power"),
+    ("items read", "details.precision"),
+    ("by popularity", "details.precision_popular"),
+)
+"""Heading, and the figure's path in an attack's record; an attack need not have all."""
+
 
 def study_tables(results: Mapping[str, Any]) -> str:
-    """Write one table a data set and regime; intervals are over draws.
+    """Write one table a data set and regime, and one of its attacks; intervals are over draws.
 
     Parameters
     ----------
@@ -29,7 +38,9 @@ def study_tables(results: Mapping[str, Any]) -> str:
     """
     figures = figures_by_place(results)
     machine = results["environment"]
+    failed = [cell for cell in results["cells"] if "error" in cell]
     parts = [
+        f"{count(len(results['cells']))} cells, {len(failed)} failed; "
         f"{results['study']['draws']} draws, seed {results['study']['seed']}; {machine['processor']}, "
         f"{machine['CPUs']} CPUs, Python {machine['Python']}, NumPy {machine['numpy']}, "
         f"implicit {machine['implicit']}."
@@ -44,6 +55,10 @@ def study_tables(results: Mapping[str, Any]) -> str:
             here = [c for c in cells if c["regime"]["name"] == regime]
             people = count(here[0]["measured"]["removed_people"])
             parts.append(f"### {regime}: {people} people removed\n\n" + "\n".join(_table(here, figures)))
+            if attacks := [name for name in results["study"]["attacks"] if _was_run(name, here)]:
+                parts.append("\n".join(_attacks(attacks, here, figures)))
+    if failed:
+        parts.append("## Failed\n\n" + "\n".join(_failure(cell) for cell in failed))
     return "\n\n".join(parts) + "\n"
 
 
@@ -56,3 +71,27 @@ def _table(cells: Sequence[Mapping[str, Any]], figures: Mapping[Place, Figure]) 
         written = [with_interval(figures.get((*where, metric))) for _, metric in COLUMNS]
         faults = dict.fromkeys(f for c in own for f in c["measured"]["faults"])
         yield f"| {method} | {' | '.join(written)} | {', '.join(faults) or 'none'} |"
+
+
+def _was_run(attack: str, cells: Sequence[Mapping[str, Any]]) -> bool:
+    return any("auc" in c["measured"]["attacks"].get(attack, {}) for c in cells)
+
+
+def _attacks(
+    attacks: Sequence[str], cells: Sequence[Mapping[str, Any]], figures: Mapping[Place, Figure]
+) -> Iterator[str]:
+    yield "| method | attack | " + " | ".join(heading for heading, _ in ATTACKED) + " |"
+    yield "|---" * (len(ATTACKED) + 2) + "|"
+    for method in dict.fromkeys(c["method"] for c in cells):
+        own = next(c for c in cells if c["method"] == method)
+        where = (own["data"], method, own["regime"]["name"])
+        for attack in attacks:
+            written = [
+                with_interval(figures.get((*where, f"attacks.{attack}.{metric}"))) for _, metric in ATTACKED
+            ]
+            yield f"| {method} | {attack} | {' | '.join(written)} |"
+
+
+def _failure(cell: Mapping[str, Any]) -> str:
+    where = f"{cell['data']}, {cell['method']}, {cell['regime']['name']}, draw {cell['draw'] + 1}"
+    return f"- {where}: {cell['error']}"
