@@ -51,6 +51,10 @@ def status(state: State, as_json: AsJson = False) -> None:
     others = ", ".join(f"{count:,} {what}" for what, count in report["other_requests"].items() if count)
     if others:
         console.print(f"other requests: {others}")
+    if report["waiting_for_stores"]:
+        console.print(
+            f"{report['waiting_for_stores']:,} of them published here, not confirmed by every store yet"
+        )
     due = report["due"]
     if due["next"] is not None:
         console.print(f"to be done by {due['next']}", soft_wrap=True)

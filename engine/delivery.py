@@ -7,6 +7,7 @@ set back, and one that was added since, all end at the next look with the publis
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self, TypeAlias
@@ -134,6 +135,51 @@ class Delivery(Closable):
             _log.error("%s; requests wait for it, next try in %.0f s", said, self._wait)
 
 
+def check_stores(paths: StatePaths) -> dict[str, str]:
+    """Ask every store whether it holds the published version and nothing else, and change nothing.
+
+    A store that a worker is about to push to is behind for a moment.
+
+    Returns
+    -------
+    Name of the store -> what is wrong; empty if nothing is.
+
+    Raises
+    ------
+    StateError
+        Nothing is published, or a store cannot be meant as it is written in config.toml.
+    """
+    number, digest = read_current(paths)
+    vectors = read_vectors(paths, read_manifest(paths, number, digest), digest)
+    found = {}
+    for settings in store_settings(paths):
+        with closing(open_store(settings)) as store:
+            try:
+                found[settings.name] = _wrong(_Target(settings, store), vectors, digest_of(vectors.blocks))
+            except StoreError as error:
+                found[settings.name] = str(error)
+    return found
+
+
+def _wrong(target: _Target, vectors: VersionVectors, expected: str) -> str:
+    """Say what a store holds else than a version, whose digest of vectors is expected; empty if nothing."""
+    store, name = target.store, target.settings.name
+    if others := store.others():
+        return f"store {name} has {len(others)} of other versions, as {others[0]}"
+    if store.held() != vectors.manifest_sha256:
+        return f"store {name} does not have version {vectors.version}"
+    if digest_of(store.read()) != expected:
+        return f"store {name} has other vectors than those of version {vectors.version}"
+    return ""
+
+
+def _gives_back(store: VectorStore, expected: str) -> bool:
+    try:
+        return digest_of(store.read()) == expected
+    except StoreError:  # what is no vector at all; and if it does not answer, the push will say so
+        return False
+
+
 def _delivered(target: _Target, vectors: VersionVectors) -> Confirmation:
     """Bring a version to one store, erase every other there, and read back what it holds.
 
@@ -147,18 +193,14 @@ def _delivered(target: _Target, vectors: VersionVectors) -> Confirmation:
     expected = digest_of(vectors.blocks)
     if store.held() != vectors.manifest_sha256:
         store.push(vectors)
-    elif digest_of(store.read()) != expected:
+    elif not _gives_back(store, expected):
         _log.error("store %s does not hold what was pushed to it; it is pushed again", settings.name)
         store.push(vectors)
     durable.reached(f"version {vectors.version} is in {settings.name}")
     files = store.purge()
     durable.reached(f"{settings.name} is purged")
-    if others := store.others():
-        raise StoreError(f"store {settings.name} still has {len(others)} of other versions, as {others[0]}")
-    if store.held() != vectors.manifest_sha256 or digest_of(store.read()) != expected:
-        raise StoreError(
-            f"store {settings.name} does not give back what was written: does something else write there?"
-        )
+    if wrong := _wrong(target, vectors, expected):
+        raise StoreError(f"{wrong}: does something else write there?")
     taken = time.perf_counter() - started
     _log.info("version %d is in %s, and nothing else: %.2f s", vectors.version, settings.name, taken)
     return Confirmation(

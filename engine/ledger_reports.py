@@ -78,6 +78,14 @@ class Reports(LedgerFile):
         ).fetchone()
         return int(count)
 
+    def waiting_for_stores(self) -> int:
+        """Return how many requests are published here, and not confirmed by every store yet."""
+        (count,) = self._connection.execute(
+            "SELECT count(*) FROM requests JOIN cycles USING (cycle) "
+            "WHERE requests.state = 'erasing' AND cycles.state = 'published'"
+        ).fetchone()
+        return int(count)
+
     def failures(self) -> list[tuple[str, str]]:
         """Return (request id, reason) of each failed request."""
         return self._connection.execute(

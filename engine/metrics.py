@@ -110,6 +110,11 @@ def duties(status: Mapping[str, Any]) -> Iterable[Metric]:
         value=status.get("due", {}).get("overdue", 0),
     )
     yield GaugeMetricFamily(
+        "recunlearn_requests_waiting_for_stores",
+        "Requests that are published here, and not confirmed by every store yet",
+        value=status.get("waiting_for_stores", 0),
+    )
+    yield GaugeMetricFamily(
         "recunlearn_old_version_readers",
         "Processes that still map a version that was purged",
         value=len(status.get("old_readers", ())),

@@ -43,6 +43,7 @@ def state_status(
     with Ledger(paths.ledger, FenceKey.load(paths)) as ledger:
         counts, oldest = ledger.counts(), ledger.oldest_pending()
         due = deadline(ledger, within, oldest_in_backlog)
+        for_stores = ledger.waiting_for_stores()
     fenced = counts["fenced"] + counts["erasing"]
     waiting = [at for at in (oldest, oldest_in_backlog) if at is not None]
     return {
@@ -65,6 +66,7 @@ def state_status(
             "refused": counts["refused"],
             "cancelled": counts["cancelled"],
         },
+        "waiting_for_stores": for_stores,
         "old_readers": [msgspec.to_builtins(reader) for reader in old_readers(paths)],
     }
 

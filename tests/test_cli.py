@@ -66,7 +66,7 @@ def test_the_story_from_a_file_to_a_forgotten_user(tmp_path):
     done = json.loads(recunlearn("status", "--state", state, "--json")[0])
     assert list(done) == [
         "version", "users", "items", "interactions", "requests", "oldest_pending_seconds", "models",
-        "due", "other_requests", "old_readers",
+        "due", "other_requests", "waiting_for_stores", "old_readers",
     ]  # fmt: skip
     assert done["requests"] == {"pending": 0, "fenced": 0, "erased": 3, "failed": 0}
     assert (done["users"], done["interactions"]) == (5, fitted["interactions"] - 3 - 1)

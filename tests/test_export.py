@@ -336,7 +336,7 @@ def test_a_store_that_is_down_keeps_requests_from_being_erased_and_nothing_else(
 
 
 def test_a_worker_ends_loudly_while_a_store_is_down_and_the_next_finishes(tmp_path, redis_at, monkeypatch):
-    """`run --once`: exit code 1 and the store's name; started again with it, erased, a refit between."""
+    """`run --once`: exit code 1 and the store's name; the next erases, and puts right what was altered."""
     state = tmp_path / "state"
     fit(state, interactions(ROWS), MODELS)
     monkeypatch.setenv("RECUNLEARN_EXPORT_WEB_PASSWORD", "not told")
@@ -346,13 +346,23 @@ def test_a_worker_ends_loudly_while_a_store_is_down_and_the_next_finishes(tmp_pa
     said = invoke("run", "--state", state, "--once", rc=1).output
     assert "store web" in said
     assert "not told" not in said
-    assert json.loads(invoke("status", "--state", state, "--json").stdout)["requests"]["fenced"] == 1
+    assert json.loads(invoke("status", "--state", state, "--json").stdout)["waiting_for_stores"] == 1
+    assert "not confirmed by every store" in invoke("status", "--state", state).output
+    assert "store web" in invoke("verify", "--state", state, "--stores", rc=1).output
     fit(state, None)
     assert json.loads(invoke("status", "--state", state, "--json").stdout)["requests"]["fenced"] == 1
     redis_at.start()
     invoke("run", "--state", state, "--once")
     assert json.loads(invoke("status", "--state", state, "--json").stdout)["requests"]["erased"] == 1
     assert receipts_of(state)[0]["stores"][0]["version"] == load_snapshot(state).version == 3
+    checked = json.loads(invoke("verify", "--state", state, "--stores", "--json").stdout)
+    assert (checked["ok"], checked["stores"]) == (True, {"web": True})
+    with redis_at.client() as client:
+        for odd in (b"back", b"16 bytes of them"):
+            client.hset(client.keys("*:users")[0], "erased-unique-1", odd)
+            assert "store web" in invoke("verify", "--state", state, "--stores", rc=1).output
+            invoke("run", "--state", state, "--once")
+            assert "all is well" in invoke("verify", "--state", state, "--stores").output
 
 
 def test_a_store_that_was_set_back_is_at_the_published_version_after_the_next_start(
