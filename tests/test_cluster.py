@@ -231,10 +231,13 @@ def test_one_after_the_other_gives_the_bits_of_one_machine(dealt, whole, count):
 
 
 def test_processes_give_the_same_bits(dealt, whole):
-    """A pool of two processes over 16 partitions."""
+    """A pool of two processes over 16 partitions; what one of them raises is raised here."""
     x, _, items = whole
     gram = statistic_of("ease", {}, len(items))
-    assert sum_partitions(dealt[16], items, gram, Pool(2)).same_as(sums_of(x, gram))
+    with Pool(2) as pool:
+        assert sum_partitions(dealt[16], items, gram, pool).same_as(sums_of(x, gram))
+        with pytest.raises(ValueError, match="is not among the 3 columns"):
+            sum_partitions(dealt[1], items.head(3), statistic_of("ease", {}, 3), pool)
 
 
 @pytest.mark.xdist_group("spark")

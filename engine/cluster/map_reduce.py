@@ -9,7 +9,7 @@ import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 Partition = TypeVar("Partition")
 Result = TypeVar("Result")
@@ -90,6 +90,8 @@ def merged(results: Iterable[Result], merge: Callable[[Result, Result], Result])
 class Pool:
     """Run in processes of this machine: each takes a share of the partitions and merges it.
 
+    The processes start with the first run and stay for the next ones, until :meth:`close`; a context manager.
+
     Parameters
     ----------
     processes : how many, 1 or more; each holds O(log partitions) results at a time.
@@ -99,6 +101,8 @@ class Pool:
         if processes < 1:
             raise ValueError(f"processes is {processes}; use one or more")
         self.processes = processes
+        context = multiprocessing.get_context("spawn")  # a fork would inherit the threads of BLAS and Polars
+        self._pool = ProcessPoolExecutor(processes, mp_context=context)
 
     def __call__(
         self,
@@ -108,7 +112,17 @@ class Pool:
     ) -> Result:
         """Run; what a process raises is raised here."""
         shares = [partitions[k :: self.processes] for k in range(self.processes)]
-        context = multiprocessing.get_context("spawn")  # a fork would inherit the threads of BLAS and Polars
-        with ProcessPoolExecutor(self.processes, mp_context=context) as pool:
-            task = partial(serial, fn=fn, merge=merge)
-            return merged(pool.map(task, [share for share in shares if share]), merge)
+        task = partial(serial, fn=fn, merge=merge)
+        return merged(self._pool.map(task, [share for share in shares if share]), merge)
+
+    def close(self) -> None:
+        """End the processes."""
+        self._pool.shutdown()
+
+    def __enter__(self) -> Self:
+        """Give itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the processes."""
+        self.close()
