@@ -4,9 +4,10 @@ Purging needs nobody's id: whatever the published version does not name goes. So
 every start, and is (as LevelDB does with obsolete files).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Self
 
 import msgspec
 import polars as pl
@@ -16,10 +17,10 @@ from .id_index import ids_series
 from .requests import is_distinctive
 from .state import StatePaths
 from .version import Manifest
+from .written_forms import NOISE, forms_of, is_short_number
 
-_ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
-_BYTE_ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 _CHUNK = 1 << 24
+_TAIL = 1 << 20
 
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 """What Polars ends with over a file that is not what it seems; a panic is no Exception."""
@@ -71,17 +72,51 @@ def _entries(directory: Path) -> list[Path]:
 def scan_for_ids(paths: StatePaths, users: Iterable[str]) -> ScanResult:
     """Look for the ids of users who were just erased, while they are still known, in every file.
 
-    Ids that tell somebody apart (:func:`~.requests.is_distinctive`) are looked for as bytes, in UTF-8 and
-    UTF-16, and as integers of 8 bytes; all ids are looked for among the decoded user ids. Parquet and Arrow,
-    told by their first bytes, are decoded; the arrays of numbers, which hold no ids, are not read again.
+    Ids that tell somebody apart (:func:`~.requests.is_distinctive`) are looked for as bytes, in the forms of
+    :mod:`.written_forms`; all ids are looked for among the decoded user ids. Parquet and Arrow, told by their
+    first bytes, are decoded; the arrays of numbers, which hold no ids, are not read again. Of the receipt
+    log, which is only appended to, the last MiB is searched: so a cycle does not take longer with each
+    receipt that was ever given. ``recunlearn verify`` searches all of it.
 
     Parameters
     ----------
     users : canonical ids.
     """
     wanted = sorted(set(users))
-    needles = [text for text in wanted if is_distinctive(text)]
-    return search(paths, lambda path: _holds_one(path, wanted, needles))
+    needles = Needles.of([text for text in wanted if is_distinctive(text)])
+    return search(paths, lambda path: _holds_one(path, wanted, needles, path == paths.receipt_log))
+
+
+@dataclass(frozen=True, slots=True)
+class Needles:
+    """What to look for in bytes, as Latin-1: what is found for certain, and numbers that chance finds too."""
+
+    certain: list[str]
+    doubtful: list[str]
+
+    @classmethod
+    def of(cls, ids: Sequence[str]) -> Self:
+        """Write ids in all their forms."""
+        forms = {text: [form.decode("latin-1") for form in forms_of(text)] for text in ids}
+        return cls(
+            [form for text in ids if not is_short_number(text) for form in forms[text]],
+            [form for text in ids if is_short_number(text) for form in forms[text]],
+        )
+
+    @property
+    def longest(self) -> int:
+        """Length of the longest; 0 if there is none."""
+        return max(map(len, [*self.certain, *self.doubtful]), default=0)
+
+    def are_in(self, content: bytes) -> bool:
+        """Tell whether one of them is in ``content``: one pass for each kind (Aho-Corasick)."""
+        if _contains(content, self.certain):
+            return True
+        return _contains(content, self.doubtful) and _contains(NOISE.sub(b" ", content), self.doubtful)
+
+
+def _contains(content: bytes, patterns: list[str]) -> bool:
+    return bool(patterns) and bool(pl.Series([content.decode("latin-1")]).str.contains_any(patterns).item())
 
 
 def search(paths: StatePaths, holds: Callable[[Path], bool]) -> ScanResult:
@@ -106,13 +141,13 @@ def table_format(path: Path) -> str:
     return "parquet" if start[:4] == b"PAR1" else "arrow" if start == b"ARROW1" else ""
 
 
-def _holds_one(path: Path, wanted: list[str], needles: list[str]) -> bool:
+def _holds_one(path: Path, wanted: list[str], needles: Needles, only_tail: bool) -> bool:
     try:
         if table_format(path):
             return _decoded_hit(path, wanted)
     except UNREADABLE:
         pass  # a damaged file, or one that only begins like a table, is searched as bytes
-    return bool(needles) and _bytes_hit(path, needles)
+    return needles.longest > 0 and _bytes_hit(path, needles, only_tail)
 
 
 def _decoded_hit(path: Path, wanted: list[str]) -> bool:
@@ -127,26 +162,15 @@ def _decoded_hit(path: Path, wanted: list[str]) -> bool:
     return bool(ids.is_in(ids_series("user_id", wanted, ids.dtype).implode()).any())
 
 
-def _forms(text: str) -> list[bytes]:
-    """Return the bytes that an id can be written as: text, and an integer of 8 bytes where it is one.
-
-    Not of 4 bytes: in a megabyte of hashes one of a thousand such would be found by chance now and then.
-    """
-    forms = [text.encode(encoding) for encoding in _ENCODINGS]
-    if text.lstrip("-").isdecimal() and -(1 << 63) <= int(text) < 1 << 63:
-        forms += [int(text).to_bytes(8, order, signed=True) for order in _BYTE_ORDERS]
-    return forms
-
-
-def _bytes_hit(path: Path, needles: list[str]) -> bool:
-    """Search a file for all needles in one pass (Aho-Corasick), in chunks that overlap."""
-    patterns = [form.decode("latin-1") for text in needles for form in _forms(text)]
-    overlap = max(len(pattern) for pattern in patterns) - 1
+def _bytes_hit(path: Path, needles: Needles, only_tail: bool) -> bool:
+    """Search a file, or its last MiB, in chunks that overlap."""
+    overlap = needles.longest - 1
     tail = b""
     with path.open("rb") as file:
+        if only_tail:
+            file.seek(max(0, path.stat().st_size - _TAIL))
         while chunk := file.read(_CHUNK):
-            content = pl.Series([(tail + chunk).decode("latin-1")])
-            if content.str.contains_any(patterns).item():
+            if needles.are_in(tail + chunk):
                 return True
             tail = chunk[-overlap:] if overlap else b""
     return False

@@ -1,7 +1,6 @@
 """``recunlearn verify``: every file is what was written, every proof holds, no erased user is left."""
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,16 +9,17 @@ from typing import Any
 
 import apsw
 import msgspec
-import polars as pl
+import scipy.sparse as sp
 
 from .config_notes import changed_settings
 from .fence import FenceKey
-from .interactions import read_store
+from .interactions import read_store, to_user_items
 from .ledger import Ledger, LedgerError
-from .purge import UNREADABLE, ScanResult, obsolete_files, search, table_format
+from .patterns import is_same, pattern_problems
+from .purge import ScanResult, obsolete_files
 from .rebuild import Rebuilt, rebuild_models
 from .receipts import check_log
-from .requests import is_distinctive
+from .remains import Erased, scan_for_erased
 from .state import StatePaths, read_config
 from .version import (
     Manifest,
@@ -32,9 +32,6 @@ from .version import (
     read_models,
     read_while_current,
 )
-
-_TOKEN = re.compile(rb"[^\x00-\x20\x7f\"',:;={}\[\]()<>\\]{3,}")
-_WIDE_TOKEN = re.compile(rb"(?:[\x21-\x7e]\x00){3,}")
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,9 @@ def _verify_version(
         for name, found in rebuilt.items()
         if not found.ok
     ]
-    scan = scan_for_erased(paths, erased, texts)
+    published = {directory / name for name in manifest.files}
+    published |= {paths.interactions / name for name in manifest.interactions}
+    scan = scan_for_erased(paths, erased, texts, published)
     problems += receipt_problems
     problems += [f"{path} holds something of an erased user" for path in scan.found]
     models = {
@@ -148,82 +147,15 @@ def _check_models(paths: StatePaths, directory: Path, manifest: Manifest) -> lis
     problems = []
     users, items = read_ids(directory, manifest)
     frame = read_store(paths, Store(manifest.interactions, manifest.partitions))
-    kept = [] if frame is None else frame["value"].to_list()
-    for name, model in read_models(directory, manifest, mapped=True).items():
-        if ProofRecord.of(model.proof()) != manifest.models[name].proof:
-            problems.append(f"model {name} does not prove what version {manifest.version} says of it")
-        if model.user_items.data.tolist() != kept or model.user_items.shape != (len(users), len(items)):
-            problems.append(f"model {name} does not hold what the interaction store holds")
     if frame is not None and not (
         frame["user_id"].unique().sort().equals(users) and frame["item_id"].unique().sort().equals(items)
     ):
         problems.append("the published users and items are not those of the interaction store")
+    kept = sp.csr_matrix((len(users), len(items))) if frame is None else to_user_items(frame)[0]
+    for name, model in read_models(directory, manifest, mapped=True).items():
+        if ProofRecord.of(model.proof()) != manifest.models[name].proof:
+            problems.append(f"model {name} does not prove what version {manifest.version} says of it")
+        if not is_same(model.user_items, kept):
+            problems.append(f"model {name} does not hold what the interaction store holds")
+        problems += pattern_problems(name, model.published(), kept)
     return problems
-
-
-class Erased:
-    """Who and what is erased, as keyed hashes."""
-
-    def __init__(self, key: FenceKey, users: set[bytes], pairs: set[bytes], owners: set[bytes]) -> None:
-        self._key, self._users, self._pairs, self._owners = key, users, pairs, owners
-
-    def has_user(self, ids: Iterable[Any]) -> bool:
-        """Tell whether one of ``ids`` is an erased user's."""
-        return bool(self._users) and any(
-            self._key.user(text) in self._users for text in ids if text is not None and text != ""
-        )
-
-    def has_pair(self, frame: pl.DataFrame) -> bool:
-        """Tell whether an interaction of ``frame`` is an erased one."""
-        if not self._pairs:
-            return False
-        users = frame["user_id"].unique()
-        owners = users.filter(pl.Series([self._key.user(u) in self._owners for u in users], dtype=pl.Boolean))
-        rows = frame.filter(pl.col("user_id").is_in(owners.implode())).select("user_id", "item_id")
-        return any(self._key.pair(user, item) in self._pairs for user, item in rows.iter_rows())
-
-
-def scan_for_erased(paths: StatePaths, erased: Erased, ledger_texts: Iterable[str]) -> ScanResult:
-    """Search every file under a state directory for users and interactions that are erased.
-
-    Parquet and Arrow are decoded; other files are searched for words, in UTF-8 and UTF-16. Short numbers
-    are looked for only where ids are: in text they are everywhere.
-    """
-
-    def holds(path: Path) -> bool:
-        try:
-            hit = _holds_erased(path, erased)
-        except UNREADABLE:
-            hit = erased.has_user(_words(path))  # not what its first bytes say: then it is searched as text
-        return hit or (path == paths.ledger and erased.has_user(ledger_texts))
-
-    return search(paths, holds)
-
-
-def _holds_erased(path: Path, erased: Erased) -> bool:
-    kind = table_format(path)
-    if kind == "parquet":
-        frame = pl.read_parquet(path)
-    elif kind == "arrow":
-        if "user_id" not in pl.read_ipc_schema(path):
-            return False
-        frame = pl.read_ipc(path, columns=["user_id"])
-    else:
-        return erased.has_user(_words(path))
-    if "user_id" in frame.columns and erased.has_user(frame["user_id"].unique()):
-        return True
-    return {"user_id", "item_id"} <= set(frame.columns) and erased.has_pair(frame)
-
-
-def _words(path: Path) -> Iterator[str]:
-    """Yield the distinct words of a file that could tell somebody apart."""
-    content = path.read_bytes()
-    tokens = set(_TOKEN.findall(content))
-    tokens.update(wide.replace(b"\x00", b"") for wide in _WIDE_TOKEN.findall(content))
-    for token in tokens:
-        try:
-            text = token.decode()
-        except UnicodeDecodeError:
-            continue
-        if is_distinctive(text):
-            yield text

@@ -1,5 +1,6 @@
 """recunlearn verify: quiet about a sound state, loud about anything else, and remains above all."""
 
+import base64
 import json
 
 import polars as pl
@@ -16,7 +17,9 @@ from recunlearn.engine.verification import verify_state
 
 from .popularity import interactions
 
-ROWS = [(user, item) for user in ("anna-one", "bob-two", "cleo-three", "7") for item in ("x", "y", "z")]
+NUMBER, LARGE, WIDE = "987654321", "1786923400161824768", "мария-Ω"
+USERS = ("anna-one", "bob-two", "cleo-three", "7", NUMBER, LARGE, WIDE)
+ROWS = [(user, item) for user in USERS for item in ("x", "y", "z")]
 
 
 @pytest.fixture
@@ -26,6 +29,7 @@ def state(tmp_path):
     with Engine.open(tmp_path / "state") as engine:
         requests = [AccountDeletion("e-1", "anna-one"), InteractionRemoval("e-2", "bob-two", "y")]
         requests.append(AccountDeletion("e-3", "7"))
+        requests += [AccountDeletion(f"e-{k}", user) for k, user in enumerate((NUMBER, LARGE, WIDE), 4)]
         engine.ledger.record([Received(request) for request in requests])
         engine.apply(engine.ledger.pending())
     return tmp_path / "state"
@@ -36,8 +40,18 @@ def test_a_sound_state_is_verified(state):
     found = verify_state(state)
     assert found.problems == []
     assert found.models == {"popularity": {"exact": True, "bound": 0.0, "erased_at_least": 1.0}}
-    assert (found.receipts, found.valid_receipts, found.scan.found) == (3, 3, [])
+    assert (found.receipts, found.valid_receipts, found.scan.found) == (6, 6, [])
     assert found.scan.files == sum(path.is_file() for path in state.rglob("*"))
+
+
+def in_base64(text):
+    """Write an envelope as receipts have it, with an id in its payload."""
+    return json.dumps({"payload": again(json.dumps({"request": {"id": f"of {text}"}}).encode())}).encode()
+
+
+def again(content):
+    """Write bytes in base64."""
+    return base64.b64encode(content).decode()
 
 
 PLANTED = {
@@ -58,6 +72,31 @@ PLANTED = {
         "copy.bak",
         lambda path: pl.DataFrame({"user_id": ["anna-one"]}).write_parquet(path),
     ),
+    "wide text, the high byte first, at an odd place": (
+        "a.bin",
+        lambda path: path.write_bytes(b"\xff" + f"x {WIDE}".encode("utf-16-be")),
+    ),
+    "wide text to the last byte": ("b.bin", lambda path: path.write_bytes("anna-one".encode("utf-16-be"))),
+    "base64 in a receipt": ("receipts/more.ndjson", lambda path: path.write_bytes(in_base64("anna-one"))),
+    "base64 in base64": (
+        "receipts/bundle.json",
+        lambda path: path.write_text(json.dumps({"leaf": again(in_base64(WIDE))})),
+    ),
+    "hexadecimal digits": ("keys/x.txt", lambda path: path.write_text(f"id={b'anna-one'.hex()}")),
+    "an integer": ("c.bin", lambda path: path.write_bytes(b"\1" * 3 + int(NUMBER).to_bytes(8, "little"))),
+    "an integer, the high byte first": (
+        "c.bin",
+        lambda path: path.write_bytes(b"text " + int(LARGE).to_bytes(8, "big") + b" text"),
+    ),
+    "a column of another name": (
+        "versions/a.arrow",
+        lambda path: pl.DataFrame({"account": [1, int(NUMBER)]}).write_ipc(path),
+    ),
+    "a column of texts": (
+        "d.parquet",
+        lambda path: pl.DataFrame({"note": ["see anna-one", "-"]}).write_parquet(path),
+    ),
+    "a column of bytes": ("e.arrow", lambda path: pl.DataFrame({"raw": [b"{anna-one}"]}).write_ipc(path)),
     "text that begins as a table": ("d.arrow", lambda path: path.write_bytes(b"ARROW1\0\0 anna-one")),
     "text under a false name": ("b.parquet", lambda path: path.write_text("anna-one")),
 }
@@ -85,6 +124,30 @@ def test_a_cycle_looks_for_the_id_in_every_form(tmp_path, written):
         (tmp_path / "any.bin").write_bytes(written)
     assert scan_for_ids(StatePaths(tmp_path), ["123456789"]).found == ["any.bin"]
     assert scan_for_ids(StatePaths(tmp_path), ["123456788"]).found == []
+
+
+def test_ids_of_six_digits_are_not_found_by_chance(tmp_path):
+    """Of 1,000 such ids, erased at once, none is taken for what stands in a page after zeros."""
+    users = [str(100_000 + 97 * k) for k in range(1100)]
+    fit(tmp_path / "s", interactions([(user, "x") for user in users]), {"popularity": {}})
+    with Engine.open(tmp_path / "s") as engine:
+        engine.ledger.record(
+            [Received(AccountDeletion(f"e-{k}", user)) for k, user in enumerate(users[:1000])]
+        )
+        engine.apply(engine.pending())
+        assert engine.ledger.cycle(1).record["scan"]["found"] == []
+    assert verify_state(tmp_path / "s").problems == []
+
+
+def test_a_cycle_looks_for_ids_within_receipts_and_only_at_their_end(state):
+    """In base64 too; the cost of a cycle does not grow with the log, which verify searches whole."""
+    paths = StatePaths(state)
+    log = paths.receipt_log.read_bytes()
+    paths.receipt_log.write_bytes(log + in_base64("anna-one") + b"\n")
+    assert scan_for_ids(paths, ["anna-one"]).found == ["receipts/log.ndjson"]
+    paths.receipt_log.write_bytes(in_base64("anna-one") + b"\n" + b"-" * (1 << 20))
+    assert scan_for_ids(paths, ["anna-one"]).found == []
+    assert "receipts/log.ndjson" in verify_state(state).scan.found
 
 
 @pytest.mark.parametrize(
@@ -136,7 +199,7 @@ def test_the_command_prints_the_contract(state):
     assert result.exit_code == 0
     assert list(report) == ["ok", "models", "scan", "receipts"]
     assert list(report["scan"]) == ["files", "bytes", "found"]
-    assert report["receipts"] == {"count": 3, "valid": 3}
+    assert report["receipts"] == {"count": 6, "valid": 6}
     (state / "left.txt").write_text("anna-one")
     result = runner.invoke(cli.app, ["verify", "--state", str(state)])
     assert result.exit_code == 1
@@ -153,8 +216,8 @@ def test_the_receipt_commands_work_together(state, tmp_path):
         return result
 
     listed = json.loads(invoke("--state", state, "--json").stdout)["receipts"]
-    assert [row["request_id"] for row in listed] == ["e-1", "e-2", "e-3"]
-    assert invoke("list", "--state", state).stdout.count("erased") == 3
+    assert [row["request_id"] for row in listed] == [f"e-{k}" for k in range(1, 7)]
+    assert invoke("list", "--state", state).stdout.count("erased") == 6
     invoke("show", "e-2", "--state", state, "--output", tmp_path / "receipt.json")
     (tmp_path / "key.pub").write_bytes((state / "keys" / "receipts.pub").read_bytes())
     shown = invoke("verify", tmp_path / "receipt.json", "--public-key", tmp_path / "key.pub").stdout
