@@ -100,7 +100,7 @@ class Erasing(threading.Thread):
         processes.erase(self._paths.root, user)
         if self._fence is not None:
             while not self._fence.is_fenced(user):
-                time.sleep(0.0005)
+                time.sleep(0.002)
             self._people.fenced[user] = time.time()
         published = processes.await_version(self._paths, before)
         if self._kept is not None:

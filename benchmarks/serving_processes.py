@@ -100,5 +100,5 @@ def await_version(paths: StatePaths, after: int, seconds: float = 120) -> tuple[
         number, digest = read_current(paths)
         if number > after:
             return number, digest, time.time()
-        time.sleep(0.001)
+        time.sleep(0.002)
     raise TimeoutError(f"no version after {after} in {seconds} s; does the worker run?")
