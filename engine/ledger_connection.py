@@ -13,6 +13,7 @@ from typing import Any, cast
 import apsw
 import apsw.sqlite_extra
 
+from .reading import reading
 from .state import StateError
 
 CHECKSUM_BYTES = 8
@@ -192,18 +193,11 @@ def has_checksums(path: Path) -> bool:
 
 
 def read_header(path: Path) -> bytes:
-    """Read the first 100 bytes of a ledger; none if it is empty.
-
-    Through SQLite: whoever closes a file of its own gives up all locks of the process on that file.
-    """
+    """Read the first 100 bytes of a ledger; none if it is empty."""
     if not path.exists():
         raise LedgerError(f"{path} is missing; {WAY_OUT}: it says who was erased")
     try:
-        file = apsw.VFSFile("unix", str(path), [apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_MAIN_DB, 0])
+        with reading(path) as file:
+            return file.read(_HEADER_BYTES)
     except apsw.Error as error:
         raise LedgerError(f"{path} cannot be opened ({error}); may this user read and write it?") from error
-    try:
-        size = min(_HEADER_BYTES, file.xFileSize())
-        return file.xRead(size, 0) if size else b""
-    finally:
-        file.xClose()

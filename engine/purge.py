@@ -14,6 +14,7 @@ import polars as pl
 
 from . import durable
 from .id_index import ids_series
+from .reading import may_be_read, reading
 from .requests import is_distinctive
 from .state import StatePaths
 from .version import Manifest
@@ -123,7 +124,7 @@ def search(paths: StatePaths, holds: Callable[[Path], bool]) -> ScanResult:
     """Ask ``holds`` of every file under a state directory; one that vanishes meanwhile holds nothing."""
     found: list[str] = []
     count = size = 0
-    for path in sorted(path for path in paths.root.rglob("*") if path.is_file()):
+    for path in sorted(path for path in paths.root.rglob("*") if path.is_file() and may_be_read(path)):
         try:
             length, hit = path.stat().st_size, holds(path)
         except FileNotFoundError:  # SQLite, say, has removed its log since it was listed
@@ -136,7 +137,7 @@ def search(paths: StatePaths, holds: Callable[[Path], bool]) -> ScanResult:
 
 def table_format(path: Path) -> str:
     """Tell by its first bytes, not its name, whether a file is ``"parquet"`` or ``"arrow"``; else ``""``."""
-    with path.open("rb") as file:
+    with reading(path) as file:
         start = file.read(6)
     return "parquet" if start[:4] == b"PAR1" else "arrow" if start == b"ARROW1" else ""
 
@@ -166,7 +167,7 @@ def _bytes_hit(path: Path, needles: Needles, only_tail: bool) -> bool:
     """Search a file, or its last MiB, in chunks that overlap."""
     overlap = needles.longest - 1
     tail = b""
-    with path.open("rb") as file:
+    with reading(path) as file:
         if only_tail:
             file.seek(max(0, path.stat().st_size - _TAIL))
         while chunk := file.read(_CHUNK):

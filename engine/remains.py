@@ -8,6 +8,7 @@ import polars as pl
 
 from .fence import FenceKey
 from .purge import UNREADABLE, ScanResult, search, table_format
+from .reading import reading
 from .requests import is_distinctive
 from .state import StatePaths
 from .written_forms import LARGEST_BESIDE_HASHES, integers_in, words_in
@@ -59,7 +60,8 @@ def scan_for_erased(
         except UNREADABLE:
             pass  # not what its first bytes say: then it is searched as bytes
         below = LARGEST_BESIDE_HASHES if path in hashes else 1 << 63
-        hit = erased.has_user(_ids_in_bytes(path.read_bytes(), below))
+        with reading(path) as file:
+            hit = erased.has_user(_ids_in_bytes(file.read(), below))
         return hit or (path == paths.ledger and erased.has_user(ledger_texts))
 
     return search(paths, holds)

@@ -6,6 +6,8 @@
 import os
 import random
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections import Counter
 from contextlib import closing
@@ -222,6 +224,15 @@ def answer_of(fence, user):
         return fence.is_fenced(user)
     except LedgerError as error:
         return "refused" if "ledger.sqlite is damaged" in str(error) else str(error)
+
+
+def test_another_tool_does_not_change_the_ledger_unseen(state, tmp_path):
+    """A row that SQLite deletes without its checksums is missed: the ledger is refused by its name."""
+    copy = shutil.copytree(state, tmp_path / "copy")
+    path = StatePaths(copy).ledger
+    code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('DELETE FROM fence'); c.commit()"
+    subprocess.run([sys.executable, "-c", code, path], check=True)
+    assert "ledger.sqlite is damaged" in told(copy)
 
 
 def test_lost_transactions_are_told(killed, tmp_path):
