@@ -1,7 +1,8 @@
 """The published version in every store that ``[[export]]`` names, and the proof that nothing else is there.
 
-A store is asked what it holds, and never believed from memory: so a push that was cut off, a store that was
-set back, and one that was added since, all end at the next look with the published version alone.
+For each version, and at each start, a store is asked what it holds, and nothing is believed from memory: so a
+push that was cut off, a store that was set back, and one that was added since, all end with the published
+version alone.
 """
 
 import logging

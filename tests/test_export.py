@@ -25,7 +25,7 @@ from recunlearn.engine.receipts import open_receipt, read_lines, state_public_ke
 from recunlearn.engine.requests import AccountDeletion, InteractionRemoval
 from recunlearn.engine.snapshot import load_snapshot
 from recunlearn.engine.state import StateError, StatePaths
-from recunlearn.engine.version import read_current, read_manifest
+from recunlearn.engine.version import VersionError, read_current, read_manifest
 
 from .popularity import ask, interactions
 from .real import need
@@ -386,6 +386,22 @@ def test_a_store_that_was_set_back_is_at_the_published_version_after_the_next_st
         assert not [key for key in client.keys("*") if b"000001" in key or b"staged" in key]
         assert client.get("recunlearn:current").startswith(b"000002")
     assert in_files(redis_at.directory, "erased-unique-1") == []
+
+
+def test_a_damaged_version_is_not_pushed(tmp_path, redis_at, monkeypatch):
+    """One bit of the vectors is another than was published: the file is named, and the store gets nothing."""
+    state = tmp_path / "state"
+    fit(state, interactions(ROWS), MODELS)
+    monkeypatch.setenv("RECUNLEARN_EXPORT_WEB_PASSWORD", "not told")
+    configure(state, {"name": "web", "kind": "redis", "url": redis_at.url})
+    path = state / "versions" / "000001" / "spectral_mf" / "user_factors.arrow"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(VersionError, match=r"user_factors\.arrow"):
+        Engine.open(state)
+    with redis_at.client() as client:
+        assert client.keys("*") == []
 
 
 def test_vectors_that_a_crash_of_postgres_emptied_are_pushed_again(tmp_path, postgres):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..arrow_array import map_array
 from ..state import StatePaths
-from ..version import Manifest, read_ids
+from ..version import Manifest, VersionError, damaged_files, read_ids
 
 Side: TypeAlias = Literal["users", "items"]
 Vectors: TypeAlias = NDArray[np.float32]
@@ -71,10 +71,18 @@ def read_vectors(paths: StatePaths, manifest: Manifest, manifest_sha256: str) ->
 
     Raises
     ------
-    OSError
-        A file of the version is missing.
+    VersionError
+        A file of it is missing or altered: nothing damaged leaves the state.
     """
     directory = paths.version(manifest.version)
+    parts = {"users.arrow", "items.arrow"} | {
+        f"{name}/{array}.arrow" for name in manifest.models for _, array in _SIDES
+    }
+    damaged = damaged_files(
+        directory, {file: manifest.files[file] for file in sorted(parts & manifest.files.keys())}
+    )
+    if damaged:
+        raise VersionError(f"{damaged[0]}; restore it from a backup, or fit again")
     ids = dict(zip(("users", "items"), read_ids(directory, manifest), strict=True))
     texts = {side: [str(one) for one in series.to_list()] for side, series in ids.items()}
     blocks = [
