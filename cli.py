@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .commands import dead_letters, receipts
+from .commands import coordinator, dead_letters, receipts, silo
 from .commands.bench import bench
 from .commands.cancel import cancel
 from .commands.datasets import datasets
@@ -45,7 +45,12 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
 )
 """The commands, in the order in which ``--help`` lists them."""
 
-GROUPS: dict[str, typer.Typer] = {"receipts": receipts.app, "dead-letters": dead_letters.app}
+GROUPS: dict[str, typer.Typer] = {
+    "receipts": receipts.app,
+    "dead-letters": dead_letters.app,
+    "silo": silo.app,
+    "coordinator": coordinator.app,
+}
 """Name -> commands with commands of their own."""
 
 app = typer.Typer(
