@@ -174,23 +174,38 @@ def _stopped_by_signals(worker: "Worker", within: float) -> Iterator[None]:
     Then the process ends where it is: the next start finishes the batch, or does it again.
     """
     import signal
+    import socket
     import threading
 
-    cut_off = threading.Timer(within, _cut_off)
-    cut_off.daemon = True
+    told, teller = socket.socketpair()
+    teller.setblocking(False)
+    ended = threading.Event()
 
-    def stop(*_: object) -> None:
-        worker.stop()
-        if not cut_off.is_alive() and not cut_off.finished.is_set():
-            cut_off.start()
+    def wait() -> None:
+        if told.recv(1):
+            worker.stop()
+            if not ended.wait(within):
+                _cut_off()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    # A handler runs when the main thread comes back from a solve's compiled code; this byte is sent at once.
+    wakeup = signal.set_wakeup_fd(teller.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, _hear) for number in (signal.SIGTERM, signal.SIGINT)}
+    waiting = threading.Thread(target=wait, name="stop", daemon=True)
+    waiting.start()
     try:
         yield
     finally:
-        cut_off.cancel()
+        ended.set()
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
+        teller.close()
+        waiting.join()
+        told.close()
+
+
+def _hear(*_: object) -> None:
+    """Do nothing: that there is a handler keeps the signal from ending the process."""
 
 
 def _cut_off() -> None:

@@ -38,6 +38,7 @@ class FenceKey:
                 "restore it from a backup"
             )
         self._secret, self._path = secret, path
+        self._keyed: dict[bytes, hashlib.blake2b] = {}
 
     @classmethod
     def create(cls, paths: StatePaths) -> "FenceKey":
@@ -99,11 +100,14 @@ class FenceKey:
             )
 
     def _hash(self, domain: bytes, *parts: str) -> bytes:
-        digest = hashlib.blake2b(key=self._secret, person=domain, digest_size=32)
+        keyed = self._keyed.get(domain)
+        if keyed is None:
+            keyed = hashlib.blake2b(key=self._secret, person=domain, digest_size=32)
+            self._keyed[domain] = keyed
+        digest = keyed.copy()  # half the time of making one
         for part in parts:
             content = part.encode()
-            digest.update(len(content).to_bytes(8, "big"))  # no two lists of parts hash the same bytes
-            digest.update(content)
+            digest.update(len(content).to_bytes(8, "big") + content)  # no two lists of parts: the same bytes
         return digest.digest()
 
 

@@ -26,6 +26,8 @@ from .state import StatePaths
 
 __all__ = ["LedgerError", "LedgerFile"]
 
+_CACHE_KIB = 32 << 10  # keyed hashes come in no order: an intake touches pages all over the fence
+
 
 class LedgerFile(Closable):
     """A connection to the ledger, and the transactions in which alone it changes."""
@@ -197,4 +199,5 @@ def _connect(path: Path, *, may_be_empty: bool) -> Connection:
     connection.execute("PRAGMA temp_store=MEMORY")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     return connection

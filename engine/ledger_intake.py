@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import NamedTuple
 
 from .ledger_fence import LedgerFence
 from .ledger_letters import Coordinates, close_letters
@@ -11,39 +13,71 @@ from .requests import InteractionRemoval, Readmission, Request, canonical_id
 _LOOKED_UP_AT_ONCE = 400
 
 
+class _Hashed(NamedTuple):
+    """A request with its keyed hashes: of its id, of its subject, of its user."""
+
+    entry: Received
+    key: bytes
+    subject: bytes
+    owner: bytes
+
+
+class Checked(NamedTuple):
+    """Requests that were looked up, to be recorded.
+
+    Attributes
+    ----------
+    hashed : the requests. conflicts : places in them; these requests are not recorded.
+    known : the keyed hashes of those ids that are recorded. as_of : of which moment that is.
+    """
+
+    hashed: Sequence[_Hashed]
+    conflicts: Collection[int]
+    known: Collection[bytes]
+    as_of: tuple[int, int]
+
+
 class Intake(LedgerFence):
     """What is asked: recorded, or taken back."""
 
-    def conflicts(self, received: Sequence[Received]) -> set[int]:
-        """Find requests whose id was used for something else before; int: places in ``received``.
+    _intakes = 0
 
-        Another subject, or another kind of request. It must not pass for a repetition: it would be a
-        deletion that is silently lost.
+    def check(self, received: Sequence[Received]) -> "Checked":
+        """Look requests up, before they are recorded: which are known, and which conflict.
+
+        A conflict is an id that was used for another subject, or another kind of request. It must not pass
+        for a repetition: it would be a deletion that is silently lost.
         """
-        seen = self._known(entry.request.request_id for entry in received)
-        found = set()
-        for place, entry in enumerate(received):
-            asked = (entry.request.kind, self._subject(entry.request))
-            if seen.setdefault(entry.request.request_id, asked) != asked:
-                found.add(place)
-        return found
+        as_of = self._as_of()
+        hashed = [self._hashed_one(entry) for entry in received]
+        known = self._known(one.key for one in hashed)
+        seen, conflicts = dict(known), set()
+        for place, one in enumerate(hashed):
+            asked = (one.entry.request.kind, one.subject)
+            if seen.setdefault(one.key, asked) != asked:
+                conflicts.add(place)
+        return Checked(hashed, conflicts, known.keys(), as_of)
 
-    def _known(self, request_ids: Iterable[str]) -> dict[str, tuple[str, bytes]]:
-        """Look up the requests that are recorded: id -> kind and subject."""
-        by_key = {self._key.request(request_id): request_id for request_id in request_ids}
-        keys = list(by_key)
+    def _as_of(self) -> tuple[int, int]:
+        """Return what changes with every intake: another connection's, or this one's."""
+        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        return version, self._intakes
+
+    def _known(self, request_keys: Iterable[bytes]) -> dict[bytes, tuple[str, bytes]]:
+        """Look up the requests that are recorded: keyed hash of the id -> kind and subject."""
+        keys = sorted(set(request_keys))
         found = {}
         for start in range(0, len(keys), _LOOKED_UP_AT_ONCE):
             chunk = keys[start : start + _LOOKED_UP_AT_ONCE]
             places = ", ".join("?" * len(chunk))
             query = f"SELECT request_key, kind, subject FROM requests WHERE request_key IN ({places})"  # noqa: S608
             rows = self._connection.execute(query, chunk)
-            found.update({by_key[key]: (kind, subject) for key, kind, subject in rows})
+            found.update({key: (kind, subject) for key, kind, subject in rows})
         return found
 
     def record(
         self,
-        received: Sequence[Received],
+        received: "Sequence[Received] | Checked",
         *,
         source: str = "",
         positions: Mapping[str, int] | None = None,
@@ -54,7 +88,8 @@ class Intake(LedgerFence):
 
         Parameters
         ----------
-        received : requests; one whose id is known already is a repetition and recorded once.
+        received : requests, looked up already or not. One whose id is known is a repetition and recorded
+            once; one that conflicts is not recorded: see :meth:`check`.
         source, positions : partition -> next offset to read, stored in the same transaction.
         dead_letters : records of ``source`` that could not be read.
         read_at_last : dead letters of ``source`` that could be read now: they are none any more.
@@ -64,14 +99,18 @@ class Intake(LedgerFence):
         How many requests were new.
         """
         now = time.time()
+        checked = received if isinstance(received, Checked) else self.check(received)
         with self._transaction("record requests") as connection:
-            known = set(self._known(entry.request.request_id for entry in received))
+            known = set(checked.known)
+            if checked.as_of != self._as_of():  # somebody else recorded meanwhile
+                known.update(self._known(one.key for one in checked.hashed))
             new = []
-            for entry in received:
-                if entry.request.request_id not in known:
-                    known.add(entry.request.request_id)
-                    new.append(entry)
+            for one in checked.hashed:
+                if one.key not in known:
+                    known.add(one.key)
+                    new.append(one)
             self._insert(new, now)
+            self._intakes += 1
             connection.executemany(
                 "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?) "
                 "ON CONFLICT DO UPDATE SET reason = excluded.reason",
@@ -85,48 +124,36 @@ class Intake(LedgerFence):
             )
         return len(new)
 
-    def _insert(self, new: Sequence[Received], now: float) -> None:
+    def _insert(self, new: Sequence["_Hashed"], now: float) -> None:
         row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'requests'").fetchone()
         numbered = list(enumerate(new, start=1 + (0 if row is None else row[0])))
         self._connection.executemany(
             "INSERT INTO requests (seq, request_key, kind, subject, source_partition, source_offset, "
             "requested_at, received_at, fenced_at, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [self._row(seq, entry, now) for seq, entry in numbered],
+            [_row(seq, one, now) for seq, one in numbered],
         )
         self._connection.executemany(
             "INSERT INTO open_ids VALUES (?, ?, ?, ?)",
-            [_clear_ids(seq, entry.request) for seq, entry in numbered],
+            [_clear_ids(seq, one.entry.request) for seq, one in numbered],
         )
-        self._raise_fence(
-            (self._subject(request), self._key.user(request.user_id), _fence_kind(request), seq, seq)
-            for seq, request in ((seq, entry.request) for seq, entry in numbered)
-            if not isinstance(request, Readmission)
-        )
+        fenced = [
+            (one.subject, one.owner, _fence_kind(one.entry.request), seq, seq)
+            for seq, one in numbered
+            if not isinstance(one.entry.request, Readmission)
+        ]
+        self._raise_fence(sorted(fenced, key=itemgetter(0)))  # page by page; of one subject the last is last
         self._connection.executemany(  # their ids are known again until they are admitted
             "UPDATE fence SET erased = 0 WHERE subject = ?",
-            [(self._subject(entry.request),) for entry in new if isinstance(entry.request, Readmission)],
+            [(one.subject,) for one in new if isinstance(one.entry.request, Readmission)],
         )
 
-    def _row(self, seq: int, entry: Received, now: float) -> tuple[object, ...]:
+    def _hashed_one(self, entry: Received) -> "_Hashed":
         request = entry.request
-        waits = isinstance(request, Readmission)
-        return (
-            seq,
-            self._key.request(request.request_id),
-            request.kind,
-            self._subject(request),
-            entry.partition,
-            entry.offset,
-            None if request.requested_at is None else request.requested_at.timestamp(),
-            now,
-            None if waits else now,
-            "received" if waits else "fenced",
-        )
-
-    def _subject(self, request: Request) -> bytes:
+        owner = self._key.user(request.user_id)
+        subject = owner
         if isinstance(request, InteractionRemoval):
-            return self._key.pair(request.user_id, request.item_id)
-        return self._key.user(request.user_id)
+            subject = self._key.pair(request.user_id, request.item_id)
+        return _Hashed(entry, self._key.request(request.request_id), subject, owner)
 
     def positions(self, source: str) -> dict[str, int]:
         """Return partition -> next offset to read, as of the last transaction."""
@@ -135,6 +162,23 @@ class Intake(LedgerFence):
                 "SELECT partition, next_offset FROM positions WHERE source = ?", (source,)
             )
         )
+
+
+def _row(seq: int, one: _Hashed, now: float) -> tuple[object, ...]:
+    request = one.entry.request
+    waits = isinstance(request, Readmission)
+    return (
+        seq,
+        one.key,
+        request.kind,
+        one.subject,
+        one.entry.partition,
+        one.entry.offset,
+        None if request.requested_at is None else request.requested_at.timestamp(),
+        now,
+        None if waits else now,
+        "received" if waits else "fenced",
+    )
 
 
 def _clear_ids(seq: int, request: Request) -> tuple[int, str, str, str | None]:

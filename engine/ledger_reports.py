@@ -59,6 +59,14 @@ class Reports(LedgerFile):
         (oldest,) = self._connection.execute("SELECT min(received_at) FROM open_requests").fetchone()
         return oldest
 
+    def oldest_waiting(self) -> float | None:
+        """Return when the oldest request that a batch may take up was received: Unix seconds."""
+        oldest: float | None
+        (oldest,) = self._connection.execute(
+            "SELECT min(received_at) FROM requests WHERE state = 'fenced'"
+        ).fetchone()
+        return oldest
+
     def oldest_asked(self) -> float | None:
         """Return when the oldest open duty was asked, or came where that is not known; Unix seconds."""
         oldest: float | None

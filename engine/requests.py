@@ -105,6 +105,8 @@ def canonical_id(external_id: ExternalId) -> str:
     >>> canonical_id(42) == canonical_id("42"), canonical_id("042")
     (True, '042')
     """
+    if type(external_id) is str and external_id.isascii() and external_id:
+        return external_id  # nearly all are; the intake looks at several for each request
     if isinstance(external_id, bool) or not isinstance(external_id, str | int):
         raise TypeError(f"an id is a {type(external_id).__name__}; ids are strings or integers")
     text = str(external_id)

@@ -209,7 +209,7 @@ def replay(store: LetterStore, source: str, ledger: Ledger, read: Read) -> Repla
             continue
         received += [Received(request, *letter.coordinates) for request in requests]
         owners += [letter.coordinates] * len(requests)
-    for place in ledger.conflicts(received):
+    for place in ledger.check(received).conflicts:
         remaining[owners[place]] = REUSED
     closed = [one for one in waiting if one in seen and one not in remaining]
     recorded = ledger.record(

@@ -15,7 +15,7 @@ import msgspec
 from .source import Record
 from .strict_json import UnreadableEvent, decode
 
-Document: TypeAlias = Mapping[str, Any]
+Document: TypeAlias = dict[str, Any]
 Path: TypeAlias = tuple[str, ...]
 
 IGNORED = "ignored"
@@ -77,7 +77,7 @@ def look_up(path: Path, document: Document, record: Record) -> Any:
     for name in path:
         if name.startswith("@") and place is document:
             place = _of_record(name, record)
-        elif isinstance(place, Mapping):
+        elif isinstance(place, dict):
             place = place.get(name)
         else:
             return None

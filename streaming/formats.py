@@ -83,6 +83,11 @@ class Reader:
             )
             for name in chosen
         }
+        self._getters = {
+            name: {field: _getter(paths) for field, paths in format_.fields.items()}
+            for name, format_ in self._formats.items()
+        }
+        self._unit = _UNITS.get(options.time)
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> "Reader":
@@ -111,31 +116,42 @@ class Reader:
         if name == AUTO:
             name = "cloudevents" if record.headers and is_cloudevent(record) else "json"
         format_ = self._formats[name]
-        requests = (
-            self._request(format_, document, record) for document in format_.documents(record, self._options)
-        )
+        requests = [
+            self._request(name, document, record) for document in format_.documents(record, self._options)
+        ]
         return [request for request in requests if request is not None]
 
-    def _request(self, format_: Format, document: Document, record: Record) -> Request | None:
-        kind = self._kind(format_, document, record)
+    def _request(self, name: str, document: Document, record: Record) -> Request | None:
+        getters = self._getters[name]
+        kind = self._kind(self._formats[name], getters["type"](document, record))
         if kind == IGNORED:
             return None
-        fields: dict[str, Any] = {"type": kind}
-        for field, paths in format_.fields.items():
-            if field != "type":
-                fields[field] = _first(paths, document, record)
-        unit = _UNITS.get(self._options.time)
-        if unit is not None and fields.get("time") is not None and not isinstance(fields["time"], datetime):
-            fields["time"] = unix_time(fields["time"], unit)
-        return request_of({field: value for field, value in fields.items() if value is not None})
+        fields: dict[str, Any] = {}
+        for field, get in getters.items():
+            value = kind if field == "type" else get(document, record)
+            if value is not None:
+                fields[field] = value
+        if self._unit is not None and "time" in fields and not isinstance(fields["time"], datetime):
+            fields["time"] = unix_time(fields["time"], self._unit)
+        return request_of(fields)
 
-    def _kind(self, format_: Format, document: Document, record: Record) -> str | None:
-        kind = _first(format_.fields["type"], document, record)
+    def _kind(self, format_: Format, kind: Any) -> str | None:
         if kind is None:
             return self._options.type
         if not isinstance(kind, str) or kind not in format_.types:
             raise UnreadableEvent("unknown type")
         return format_.types[kind]
+
+
+_Getter: TypeAlias = Callable[[Document, Record], Any]
+
+
+def _getter(paths: Sequence[Path]) -> _Getter:
+    """Make a function that looks a field up; of most it is one name in the document itself."""
+    if len(paths) == 1 and len(paths[0]) == 1 and paths[0][0] not in ROOTS:
+        (name,) = paths[0]
+        return lambda document, record: document.get(name)
+    return lambda document, record: _first(paths, document, record)
 
 
 def _first(paths: Sequence[Path], document: Document, record: Record) -> Any:

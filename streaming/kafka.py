@@ -138,7 +138,9 @@ class KafkaSource:
             return []
         self._refuse_another_topic()
         self._look_for_partitions()
-        return [_record(message) for messages in polled.values() for message in messages]
+        return [
+            record for one, messages in polled.items() for record in _records(partition_name(one), messages)
+        ]
 
     def seek(self, positions: Mapping[str, int]) -> None:
         """Continue from ``positions``, also in partitions that are assigned later; others from the start."""
@@ -432,11 +434,10 @@ def instance_of(secret: bytes) -> str:
     return f"recunlearn-{hashlib.sha256(b'consumer group' + secret).hexdigest()[:16]}"
 
 
-def _record(message: Any) -> Record:
-    headers = {name: value or b"" for name, value in message.headers}
-    return Record(
-        partition_name(message), message.offset, message.value, message.key, headers, message.timestamp
-    )
+def _records(partition: str, messages: Iterable[Any]) -> Iterator[Record]:
+    for message in messages:
+        headers = {name: value or b"" for name, value in message.headers}
+        yield Record(partition, message.offset, message.value, message.key, headers, message.timestamp)
 
 
 def _without_bytes(name: str, offsets: range, damage: str) -> Iterator[Record]:

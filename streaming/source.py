@@ -5,8 +5,9 @@ payload: :mod:`.events` does. What cannot be interpreted goes back through :meth
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 
 class SourceError(Exception):
@@ -17,8 +18,7 @@ class SourceAwayError(SourceError):
     """A source does not answer at present, and may do so again: what was not recorded is read again then."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """One raw event with its coordinates.
 
     Attributes
@@ -35,7 +35,7 @@ class Record:
     offset: int
     value: bytes | None
     key: bytes | None = None
-    headers: Mapping[str, bytes] = field(default_factory=dict)
+    headers: Mapping[str, bytes] = {}
     timestamp_ms: int | None = None
     damage: str | None = None
 

@@ -20,8 +20,8 @@ from .source import EventSource, Record, SourceAwayError, SourceError
 from .strict_json import UnreadableEvent
 from .watch import Watch
 
-_POLL_SECONDS = 0.2
-_POLL_LIMIT = 1000
+POLL_SECONDS = 0.2
+POLL_LIMIT = 10_000  # of one transaction: each writes anew every page of the fence that it touches
 _LOOK_SECONDS = 1.0  # another process may record, too: `dead-letters replay`
 _INTAKE_ENDS_SECONDS = 20.0
 _log = logging.getLogger(__name__)
@@ -97,8 +97,8 @@ def take_in(
             letters.append((record, str(error)))
         else:
             received += [(record, Received(request, record.partition, record.offset)) for request in requests]
-    conflicts = ledger.conflicts([entry for _, entry in received])
-    reused = {id(received[place][0]): received[place][0] for place in sorted(conflicts)}
+    checked = ledger.check([entry for _, entry in received])
+    reused = {id(received[place][0]): received[place][0] for place in sorted(checked.conflicts)}
     letters += [(record, REUSED) for record in reused.values()]
     for record, reason in letters:
         source.dead_letter(record, reason)
@@ -107,7 +107,7 @@ def take_in(
     for record in records:
         positions[record.partition] = max(record.offset + 1, positions.get(record.partition, 0))
     recorded = ledger.record(
-        [entry for place, (_, entry) in enumerate(received) if place not in conflicts],
+        checked,
         source=name,
         positions=positions,
         dead_letters=[DeadLetter(record.partition, record.offset, reason) for record, reason in letters],
@@ -211,7 +211,7 @@ class Worker:
             batch = self._engine.pending(self._batching.size)
             wait = _LOOK_SECONDS
             if batch:
-                oldest = self._engine.ledger.oldest_pending() or time.time()
+                oldest = self._engine.ledger.oldest_waiting() or time.time()
                 left = self._batching.seconds_left(len(batch), time.time() - oldest)
                 if left == 0 or drained:
                     self._forget(batch)
@@ -260,7 +260,7 @@ class Worker:
     def _poll_until_told(self, source: EventSource, ledger: Ledger) -> None:
         while not self._stop.is_set():
             self._seen_at = time.monotonic()
-            records = source.poll(_POLL_SECONDS, _POLL_LIMIT)
+            records = source.poll(POLL_SECONDS, POLL_LIMIT)
             self._watch.polled(source)
             if not records:
                 if self._once and source.is_exhausted():

@@ -3,7 +3,8 @@
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 SCRAPS = (
     b"NaN",

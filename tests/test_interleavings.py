@@ -141,7 +141,7 @@ class Interleavings(RuleBasedStateMachine):
             request = InteractionRemoval(one.request_id, one.user, one.item)
         else:
             request = KINDS[one.kind](one.request_id, str(one.user))
-        assert self.engine.ledger.conflicts([Received(request)]) == set()
+        assert self.engine.ledger.check([Received(request)]).conflicts == set()
         assert self.engine.ledger.record([Received(request)]) == 0
 
     @precondition(lambda self: self.world.asked)

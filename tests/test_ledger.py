@@ -59,12 +59,12 @@ def test_a_request_is_recorded_once(ledger):
 def test_a_request_id_used_for_somebody_else_is_a_conflict(ledger):
     """A second subject under a known request id is reported, within a batch, later, and after erasure."""
     anna, bob = AccountDeletion("e-1", "anna"), AccountDeletion("e-1", "bob")
-    assert ledger.conflicts([Received(anna), Received(bob), Received(anna)]) == {1}
+    assert ledger.check([Received(anna), Received(bob), Received(anna)]).conflicts == {1}
     record(ledger, anna)
-    assert ledger.conflicts([Received(bob), Received(anna)]) == {0}
-    assert ledger.conflicts([Received(InteractionRemoval("e-1", "anna", "x"))]) == {0}
+    assert ledger.check([Received(bob), Received(anna)]).conflicts == {0}
+    assert ledger.check([Received(InteractionRemoval("e-1", "anna", "x"))]).conflicts == {0}
     erase(ledger)
-    assert ledger.conflicts([Received(bob), Received(anna)]) == {0}
+    assert ledger.check([Received(bob), Received(anna)]).conflicts == {0}
 
 
 def test_what_waits_comes_back_as_it_was_asked(ledger):

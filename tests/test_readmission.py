@@ -182,7 +182,7 @@ def test_its_request_id_cannot_be_that_of_a_deletion(state):
     """A known id on another kind of request is a conflict, not a repetition."""
     with Engine.open(state) as engine:
         record(engine, AccountDeletion("d-1", "anna"))
-        assert engine.ledger.conflicts([Received(Readmission("d-1", "anna"))]) == {0}
+        assert engine.ledger.check([Received(Readmission("d-1", "anna"))]).conflicts == {0}
 
 
 def test_a_crash_between_record_and_admission_is_made_good(state, fence):
