@@ -243,11 +243,17 @@ def _end(outcome: "Future[_Client]", error: BaseException | None = None, result:
 
 
 def _is_final(error: BaseException) -> bool:
-    return isinstance(error, _REFUSED) or _certificate_fault(error) is not None
+    return isinstance(error, _REFUSED) or bool(_certificate_fault(error) or _refused_certificate(error))
 
 
 def _certificate_fault(error: BaseException) -> str | None:
     found = re.search(r"certificate verify failed: (.+?)\.?(?: \(_ssl\.c:\d+\))?$", str(error))
+    return found[1] if found else None
+
+
+def _refused_certificate(error: BaseException) -> str | None:
+    """Say why a broker refuses the client's certificate, if that is what its TLS alert means."""
+    found = re.search(r"alert ((?:[a-z]+ )*certificate(?: [a-z]+)*|unknown ca)\b", str(error))
     return found[1] if found else None
 
 
@@ -257,6 +263,11 @@ def _why(connection: KafkaConnection, error: BaseException, last: list[BaseExcep
     if fault is not None:
         return SourceError(
             f"the certificate of {servers} is refused: {fault}; is it the right host, and --ssl-cafile?"
+        )
+    if (refused := _refused_certificate(error)) is not None:
+        return SourceError(
+            f"{servers} refuses the client's certificate: {refused}; name a certificate of an authority that "
+            "the brokers trust, and its key: --ssl-certfile, --ssl-keyfile"
         )
     if isinstance(error, errors.UnsupportedSaslMechanismError):
         return SourceError(f"{servers} does not offer SASL mechanism {connection.sasl_mechanism}")

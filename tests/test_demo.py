@@ -124,6 +124,7 @@ def gone(path, patience=10.0):
     return True
 
 
+@pytest.mark.xdist_group("kafka")
 def test_the_story_through_a_topic_of_kafka(demo, data, tmp_path):
     """The demo starts a broker of its own, every claim holds, and neither process nor file is left."""
     need(why_missing())
@@ -140,6 +141,7 @@ def test_the_story_through_a_topic_of_kafka(demo, data, tmp_path):
     assert gone(output)
 
 
+@pytest.mark.xdist_group("kafka")
 def test_a_topic_of_the_demo_does_not_outlive_it(any_broker, tmp_path):
     """On brokers of one's own it is made under a new name, filled as a platform would, and deleted."""
     servers = any_broker.bootstrap_servers
@@ -160,6 +162,7 @@ def test_a_topic_of_the_demo_does_not_outlive_it(any_broker, tmp_path):
     admin.close()
 
 
+@pytest.mark.xdist_group("kafka")
 def test_no_broker_is_refused_with_the_way_out(tmp_path, monkeypatch):
     """The extra is not installed, nobody answers, or the option makes no sense: one line each."""
     output = ("--output", tmp_path / "out")

@@ -1,6 +1,7 @@
 """TLS and SASL against Apache Kafka itself: what is right works, what is wrong says so in one line."""
 
 import base64
+import gc
 import json
 import logging
 import time
@@ -13,8 +14,19 @@ from recunlearn.streaming.source import SourceError
 from .brokers.apache import PASSWORD, USER
 from .topics import drained, new_topic, produce
 
-pytestmark = pytest.mark.xdist_group("kafka")
+pytestmark = [
+    pytest.mark.xdist_group("kafka"),
+    # kafka-python does not close a connection that TLS refused; no other test may leave one behind.
+    pytest.mark.filterwarnings(r"ignore:unclosed <ssl\.SSLSocket:ResourceWarning"),
+]
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def refused_connections_end_here():
+    """Collect them while they are expected, not in a later test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
@@ -100,6 +112,21 @@ def test_a_bad_certificate(read, listener, authority, why):
     started = time.monotonic()
     with pytest.raises(SourceError, match=rf"^the certificate of .* is refused: {why}[^\n]*$"):
         read(listener, authority)
+    assert time.monotonic() - started < 5
+
+
+def test_a_broker_that_asks_for_the_clients_certificate(read, certificates):
+    """One of its authority's is let in, for reading and for writing."""
+    assert read("MUTUAL", ssl_certfile=certificates.client) == [b"1"]
+
+
+@pytest.mark.parametrize(("which", "why"), [(None, "bad certificate"), ("stranger", "certificate unknown")])
+def test_a_client_without_a_good_certificate(read, certificates, which, why):
+    """None, or one of an unknown authority: refused at once, in one line with the way out."""
+    certfile = which and getattr(certificates, which)
+    started = time.monotonic()
+    with pytest.raises(SourceError, match=rf"refuses the client's certificate: {why}; .*--ssl-certfile"):
+        read("MUTUAL", ssl_certfile=certfile)
     assert time.monotonic() - started < 5
 
 

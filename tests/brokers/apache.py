@@ -25,7 +25,7 @@ _JAVA = (
 )  # fmt: skip
 _SECURED = {
     "SSL": "SSL", "SASL_PLAINTEXT": "SASL_PLAINTEXT", "SASL_SSL": "SASL_SSL",
-    "EXPIRED": "SSL", "ELSEWHERE": "SSL",
+    "EXPIRED": "SSL", "ELSEWHERE": "SSL", "MUTUAL": "SSL",
 }  # fmt: skip
 """Listener -> protocol, of a cluster with certificates."""
 
@@ -237,8 +237,11 @@ def _security(certificates: Certificates) -> Mapping[str, object]:
     settings: dict[str, object] = {"sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER"}
     keys = {
         "ssl": certificates.good, "sasl_ssl": certificates.good,
-        "expired": certificates.expired, "elsewhere": certificates.elsewhere,
+        "expired": certificates.expired, "elsewhere": certificates.elsewhere, "mutual": certificates.good,
     }  # fmt: skip
+    settings["listener.name.mutual.ssl.client.auth"] = "required"
+    settings["listener.name.mutual.ssl.truststore.type"] = "PEM"
+    settings["listener.name.mutual.ssl.truststore.location"] = certificates.authority
     for listener, key in keys.items():
         settings[f"listener.name.{listener}.ssl.keystore.type"] = "PEM"
         settings[f"listener.name.{listener}.ssl.keystore.location"] = key

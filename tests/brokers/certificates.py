@@ -1,4 +1,4 @@
-"""An authority of the tests' own, and certificates that are good, expired, or of another host."""
+"""Certificates of servers that are good, expired, or of another host, and of clients, known and unknown."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,12 +15,14 @@ from cryptography.hazmat.primitives.serialization import (
 
 @dataclass(frozen=True)
 class Certificates:
-    """PEM files: the authority's certificate, and a key with its chain for each kind of server."""
+    """PEM files: the authority's certificate, and a key with its chain for each kind of server and client."""
 
     authority: Path
     good: Path
     expired: Path
     elsewhere: Path
+    client: Path
+    stranger: Path
 
     @classmethod
     def make(cls, directory: Path) -> "Certificates":
@@ -32,6 +34,8 @@ class Certificates:
             "good": authority.issue_cert("127.0.0.1", "localhost"),
             "expired": authority.issue_cert("127.0.0.1", not_after=yesterday),
             "elsewhere": authority.issue_cert("broker.example"),
+            "client": authority.issue_cert("worker@platform.example"),
+            "stranger": trustme.CA().issue_cert("worker@platform.example"),
         }
         for name, certificate in issued.items():
             key = load_pem_private_key(certificate.private_key_pem.bytes(), None)
