@@ -4,10 +4,11 @@
     python benchmarks/bench_intake.py --bootstrap-servers 127.0.0.1:9092 --data train.txt
 
 A real broker: the one named, Apache Kafka with `--apache` (its jars: `make kafka`), or else one from PyPI.
-Throughput: `--events` on a topic of four partitions, read by kafka-python alone and by the intake (parsed, looked
-up, durable in the ledger, fenced, offsets committed), in turns; `--repeats` times.
+Throughput: `--events` on a topic of four partitions, read by kafka-python alone and by the intake (parsed,
+looked up, durable in the ledger, fenced, offsets committed), in turns; `--repeats` times.
 Latency: a worker process on models of the data, `--rates` deletions a second for `--seconds` each; from the
 event's own time, when it is handed to the producer, to what the ledger says.
+Backlog: `--backlog` accounts deleted before a worker process starts; in how many solves it works them off.
 """
 
 import argparse
@@ -237,6 +238,26 @@ def _quantiles(waits: np.ndarray) -> dict[str, float]:
     }
 
 
+def backlog(servers: str, folder: Path, accounts: int) -> dict[str, float]:
+    """Delete accounts of a generated set, all queued at once; solves and seconds."""
+    coo = turns.generated(accounts + accounts // 10, 2000, 5 * accounts).tocoo()
+    names = [f"user-{row:07d}" for row in coo.row]
+    state, topic = folder / "backlog", new_topic(servers)
+    fit(state, pl.DataFrame({"user_id": names, "item_id": coo.col.astype(np.int64)}), {"item_knn": {"K": 20}})
+    with contextlib.closing(KafkaProducer(bootstrap_servers=servers, linger_ms=20)) as producer:
+        for k in range(accounts):
+            producer.send(topic, event(k, f"user-{k:07d}"))
+        producer.flush(PATIENCE)
+    command = [
+        sys.executable, "-m", "recunlearn.cli", "run", "--state", str(state), "--source", "kafka", "--once",
+        "--bootstrap-servers", servers, "--topic", topic, "--session-timeout", str(SESSION), "--json",
+    ]  # fmt: skip
+    start = time.perf_counter()
+    done = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    assert done["erased"] == accounts, done
+    return {"deletions": accounts, "solves": done["versions"], "seconds": time.perf_counter() - start}
+
+
 def fitted(options: argparse.Namespace, folder: Path) -> tuple[Path, list[str]]:
     """Fit the models; returns the state and the users in an order of chance."""
     x = turns.read_lines(options.data) if options.data else turns.generated(6040, 3700, 1_000_000)
@@ -268,6 +289,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rates", type=float, nargs="*", default=(1.0, 10.0, 100.0), help="none: no latency")
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--backlog", type=int, default=0, help="0: none")
     parser.add_argument("--folder", type=Path, help="where ledger and state go; default: temporary")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -285,6 +307,9 @@ def main() -> None:
             state, users = fitted(options, folder)
             found["latency"] = latency(servers, state, users, options.rates, options.seconds)
             show("Milliseconds from handed to the producer to fenced and to erased", found["latency"])
+        if options.backlog:
+            found["backlog"] = backlog(servers, folder, options.backlog)
+            show("Deletions that waited", [found["backlog"]])
     turns.write(options.json, **found)
 
 
