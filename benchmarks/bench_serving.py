@@ -276,13 +276,13 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--data", type=Path, help="lines of: user item item ...")
     source.add_argument("--generate", type=int, nargs=3, default=(6040, 3700, 700_000), metavar="N")
-    parser.add_argument("--models", nargs="+", default=["spectral_mf", "item_knn"])
+    parser.add_argument("--models", nargs="+", default=["item_knn", "spectral_mf"], help="the first is asked")
     parser.add_argument("--rate", type=float, default=1000.0, help="requests a second")
     parser.add_argument("--swaps", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each round without swaps")
     parser.add_argument(
-        "--pause", type=float, default=0.0, help="seconds from a version to the next deletion"
+        "--pause", type=float, default=0.5, help="seconds from a version to the next deletion"
     )
     parser.add_argument("--nice", type=int, default=0, help="of the workers")
     parser.add_argument("--worker-threads", type=int, default=0, help="for Numba; 0: all cores")
