@@ -50,8 +50,8 @@ def init(
         wrong_use(str(error))
     with Coordinator(state) as coordinator:
         typer.echo(
-            f"{board} is the board of {federation}: {len(coordinator.state.items):,} items, {model}; the key, "
-            f"for the silos: {board / coordinator.board.public_key.name}"
+            f"{board} is the board of {federation}: {len(coordinator.state.items):,} items, {model}; the "
+            f"key, for the silos: {board / coordinator.board.public_key.name}"
         )
 
 

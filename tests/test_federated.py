@@ -29,6 +29,7 @@ from recunlearn.streaming.federated.message import (
 from recunlearn.streaming.federated.silo import Silo, ask, join
 from recunlearn.streaming.federated.silo_state import read_state as read_silo
 from recunlearn.streaming.federated.silo_state import write_state
+from typer.testing import CliRunner
 
 from .federation import ITEMS, Federation, rows_of
 
@@ -358,9 +359,16 @@ def test_another_epoch_another_statistic_and_another_format_are_refused(federati
         hostile(federation, own, **changes)
         assert federation.collect().refused == 1
         assert why in refusal_of(federation, 1, 2)
-    hostile(federation, own, epoch=7)
+    assert hostile(federation, own, epoch=7)
+    assert federation.collect().refused == 1  # set aside: nobody can have seen that epoch
+    assert not federation.board.refusal("north", 7, 2).exists()
+    assert federation.is_exact()
+    with Coordinator(federation.root) as coordinator:
+        coordinator.extend([], again=True)
+    hostile(federation, own, sequence=3)
     federation.collect()
-    assert "this is epoch 1" in refusal_of(federation, 7, 2)
+    assert "this is epoch 2" in refusal_of(federation, 1, 3)
+    federation.round()
     assert federation.is_exact()
 
 
@@ -449,6 +457,30 @@ def test_rows_without_exact_sums_are_refused_before_anything_is_sent(tmp_path):
     fractions = Federation(tmp_path / "fractions", {"north": frame}, fractions=True)
     assert fractions.round().published == 1
     assert fractions.is_exact()
+
+
+def test_the_commands_say_what_is_wrong(tmp_path):
+    """Settings that are no JSON or no model's, keys that are none: exit code 2 and the reason."""
+    from recunlearn import cli
+
+    (tmp_path / "items").write_text("a\nb\n")
+    init = ["coordinator", "init", "--state", str(tmp_path / "hub"), "--board", str(tmp_path / "board")]
+    init += ["--items", str(tmp_path / "items")]
+    run = CliRunner().invoke
+    for wrong, why in (
+        (["--settings", "{"], "wrong use"),
+        (["--settings", '{"taste": 1}'], "taste"),
+        (["--model", "als"], "not made of sums"),
+        (["--model", "spectral_mf", "--settings", '{"regularization": "auto"}'], "give a number for lambda"),
+    ):
+        result = run(cli.app, init + wrong)
+        assert result.exit_code == 2, result.output
+        assert why in result.output.replace("\n", " ")
+    assert run(cli.app, init).exit_code == 0
+    admit = ["coordinator", "admit", "--state", str(tmp_path / "hub"), "--name", "x", "--key"]
+    assert run(cli.app, [*admit, str(tmp_path / "items")]).exit_code == 2
+    assert run(cli.app, ["coordinator", "extend", "--state", str(tmp_path / "hub")]).exit_code == 2
+    assert run(cli.app, ["silo", "forget", "--state", str(tmp_path / "hub")]).exit_code == 2
 
 
 def test_wrong_use_is_refused_with_the_way_out(federation, tmp_path):

@@ -246,7 +246,9 @@ class Coordinator(Closable):
     def _is_known(self, name: str, header: Header, message: str) -> bool:
         """Deal with a message that came before, or too late; tell whether that is so."""
         state = self.state
-        if header.epoch != state.epoch:
+        if header.epoch > state.epoch:
+            raise FederationError(f"epoch {header.epoch} has not begun: this is epoch {state.epoch}")
+        if header.epoch < state.epoch:
             why = f"this is epoch {state.epoch}: sums of epoch {header.epoch} say nothing in it"
             if not self.board.receipt(name, header.epoch, header.sequence).exists():
                 self._refuse(header, message, "other-epoch", why)
@@ -325,11 +327,20 @@ class Coordinator(Closable):
         self.state.dirty |= bool(had.sums)
 
     def _publish(self) -> int:
-        """Publish a model of all sums, and answer every message in it."""
+        """Publish a model of all sums, and answer every message in it.
+
+        Raises
+        ------
+        FederationError
+            There is no such model; what was taken in counts all the same.
+        """
         state = self.state
         version = state.version + 1
         total = merge((self._sums_of(name) for name in state.parties), self.statistic)
-        published = published_from_sums(state.model, state.settings, total)
+        try:
+            published = published_from_sums(state.model, state.settings, total)
+        except ValueError as error:
+            raise FederationError(f"no model can be made of these sums: {error}") from None
         parties = [name for name, party in state.parties.items() if party.sums]
         place = (state.federation, state.epoch, version)
         write_version(self.board, self._key, published, place, (total.users, parties))

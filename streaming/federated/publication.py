@@ -107,7 +107,16 @@ def read_version(board: Board, public: Ed25519PublicKey) -> tuple[Manifest, Publ
     FederationError
         There is none yet, or it is not what the coordinator signed.
     """
-    number, digest = read_current(board)
+    while True:
+        current = read_current(board)
+        try:
+            return _read(board, public, *current)
+        except (OSError, FederationError):
+            if read_current(board) == current:
+                raise  # else a newer one came, and this one went, meanwhile
+
+
+def _read(board: Board, public: Ed25519PublicKey, number: int, digest: str) -> tuple[Manifest, Published]:
     folder = board.version(number)
     manifest = read_signed(folder / _MANIFEST, MANIFEST_TYPE, public, Manifest)
     if manifest is None:
