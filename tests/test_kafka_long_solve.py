@@ -1,6 +1,6 @@
 """A solve that takes longer than a member of the group may be silent: the membership is kept.
 
-``RECUNLEARN_SOLVE_ITEMS=6000 pytest -s tests/test_kafka_long_solve.py`` does it with an inverse of EASE.
+``RECUNLEARN_SOLVE_ITEMS=4000 pytest -s tests/test_kafka_long_solve.py`` does it with an inverse of EASE.
 """
 
 import os
