@@ -2,14 +2,15 @@
 
 import json
 import os
-import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 from load import Exchange
 from recunlearn.engine.fence import FenceKey
+from recunlearn.engine.ledger_connection import connect
 from recunlearn.engine.snapshot import Snapshot
 from recunlearn.engine.state import StatePaths
 from recunlearn.engine.version import read_ids, read_manifest, read_models
@@ -79,9 +80,8 @@ def _answer(snapshot: Snapshot, user: str, n: int) -> dict[str, Any] | None:
 def fenced_at(paths: StatePaths, users: Iterable[str]) -> dict[str, float]:
     """Return the ledger's stamp of when each user was fenced, Unix seconds."""
     key = FenceKey.load(paths)
-    with sqlite3.connect(f"{paths.ledger.absolute().as_uri()}?mode=ro", uri=True) as ledger:
+    with closing(connect(paths.ledger, read_only=True)) as ledger:
         stamps = dict(ledger.execute("SELECT subject, fenced_at FROM requests"))
-    ledger.close()
     return {user: stamps[key.user(user)] for user in users}
 
 

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import recunlearn
 from recunlearn.engine.fence import FenceKey
 from recunlearn.engine.ledger import Ledger, Received
 from recunlearn.engine.purge import scan_for_ids
@@ -54,6 +56,15 @@ def test_a_scan_in_the_middle_of_a_transaction_lets_nobody_else_write(tmp_path, 
         scan_for_erased(paths, Erased(key, {key.user("nobody-here")}, set(), set()), [])
         assert another_process(tmp_path) == "waits"
     assert another_process(tmp_path) == "writes"
+
+
+def test_there_is_one_copy_of_sqlite_in_a_process():
+    """Two would undo each other's locks: nothing of ours imports the standard library's beside apsw's."""
+    root = Path(recunlearn.__file__).parent
+    rooms = ("engine", "streaming", "commands", "eval", "models", "benchmarks")
+    sources = [path for room in rooms for path in sorted((root / room).rglob("*.py"))]
+    assert len(sources) > 150
+    assert [path for path in sources if "import sqlite3" in path.read_text(encoding="utf-8")] == []
 
 
 def test_the_ledger_is_read_whole(tmp_path, ledger):
