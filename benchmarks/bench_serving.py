@@ -264,7 +264,11 @@ def markdown(found: dict[str, Any]) -> str:
         "| checked | |",
         "|---|---|",
     ]
-    lines += [f"| {name} | {value:,.4g} |" for name, value in checked.items() if not isinstance(value, list)]
+    lines += [
+        f"| {name} | {value if isinstance(value, int) else round(value, 1):,} |"
+        for name, value in checked.items()
+        if not isinstance(value, list)
+    ]
     return "\n".join(lines)
 
 
