@@ -13,6 +13,7 @@ Backlog: `--backlog` accounts deleted before a worker process starts; in how man
 
 import argparse
 import contextlib
+import gc
 import json
 import subprocess
 import sys
@@ -152,6 +153,7 @@ def intake(servers: str, topic: str, events: int, folder: Path) -> tuple[float, 
 def throughput(servers: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Read the same topic in turns; events a second, and the ratio of neighbours in time."""
     topic = filled_topic(servers, options.events)
+    gc.freeze()  # as `recunlearn run` does
     rows: dict[str, list[tuple[float, float]]] = {"bare": [], "intake": []}
     for _ in range(options.repeats):
         rows["bare"].append(bare(servers, topic, options.events))

@@ -1,5 +1,6 @@
 """`recunlearn run`: the worker that carries deletions out."""
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -83,6 +84,7 @@ def run(
             on_lost=kafka.on_lost,
             watch=watch,
         )
+        gc.freeze()  # what is loaded stays: the collector need not look through it during each intake
         with _stopped_by_signals(worker, stop_within):
             report = worker.run()
         version, errors = engine.manifest.version, engine.delivery.errors

@@ -9,7 +9,7 @@ import msgspec
 from .requests import Request
 
 
-class Received(msgspec.Struct, frozen=True):
+class Received(msgspec.Struct, frozen=True, gc=False):
     """A request with where it was read."""
 
     request: Request

@@ -18,7 +18,7 @@ class SourceAwayError(SourceError):
     """A source does not answer at present, and may do so again: what was not recorded is read again then."""
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One raw event with its coordinates.
 
     Attributes
