@@ -141,7 +141,12 @@ def run_of(way: str) -> Run | None:
     from pyspark.sql import SparkSession
     from recunlearn.engine.cluster.spark import Spark
 
-    options = {"spark.ui.enabled": "false", "spark.driver.memory": "6g", "spark.driver.maxResultSize": "4g"}
+    options = {
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.driver.memory": "6g",
+        "spark.driver.maxResultSize": "4g",
+    }
     session = SparkSession.builder.master("local[2]").config(map=options).getOrCreate()
     session.sparkContext.setLogLevel("OFF")
     return Spark(session)
