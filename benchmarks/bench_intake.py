@@ -245,7 +245,8 @@ def backlog(servers: str, folder: Path, accounts: int) -> dict[str, float]:
     coo = turns.generated(accounts + accounts // 10, 2000, 5 * accounts).tocoo()
     names = [f"user-{row:07d}" for row in coo.row]
     state, topic = folder / "backlog", new_topic(servers)
-    fit(state, pl.DataFrame({"user_id": names, "item_id": coo.col.astype(np.int64)}), {"item_knn": {"K": 20}})
+    columns = {"user_id": names, "item_id": coo.col.astype(np.int64), "value": coo.data}
+    fit(state, pl.DataFrame(columns), {"item_knn": {"K": 20}})
     with contextlib.closing(KafkaProducer(bootstrap_servers=servers, linger_ms=20)) as producer:
         for k in range(accounts):
             producer.send(topic, event(k, f"user-{k:07d}"))
