@@ -187,8 +187,10 @@ class Engine(Closable):
         self._go_on()
         if self.delivery.is_due:
             finish(self.paths, self.ledger, self.manifest, self._receipts, self.delivery.confirm)
-        if self.ledger.admit() and self._receipts is not None:
-            give_receipts(self.ledger, self._receipts, self.paths)
+        if self.ledger.admit():
+            self.ledger.purge()  # of the ids in what asked: one that was refused is erased
+            if self._receipts is not None:
+                give_receipts(self.ledger, self._receipts, self.paths)
         return self.ledger.pending(limit)
 
     def _go_on(self) -> None:
