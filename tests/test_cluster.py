@@ -75,6 +75,7 @@ def cluster():
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.driver.memory": "1g",
+        "spark.sql.adaptive.enabled": "false",
     }
     builder = SparkSession.builder.master("local[2]").appName("recunlearn tests").config(map=options)
     session = builder.getOrCreate()
@@ -248,12 +249,12 @@ def test_spark_gives_the_same_bits(dealt, whole, cluster, count):
 
 
 @pytest.mark.xdist_group("spark")
-def test_spark_makes_every_model(dealt, whole, cluster, monkeypatch):
-    """Columns are collected, and every kind of sum travels, with fewer tasks than partitions."""
+def test_spark_collects_items_and_sums_fractions(dealt, whole, cluster, monkeypatch):
+    """Columns are collected, and SpectralMF's sums travel, in fewer tasks than partitions, three rounds."""
     monkeypatch.setattr(spark, "FAN_IN", 2)
-    run = spark.Spark(cluster, tasks=5)
+    run = spark.Spark(cluster, tasks=3)
     assert items_of(dealt[16], run).equals(whole[2].rename("item_id"))
-    check_same_bits(dealt[16], whole, run, ["item_knn", "spectral_mf"])
+    check_same_bits(dealt[16], whole, run, ["spectral_mf"])
 
 
 @pytest.mark.xdist_group("spark")
