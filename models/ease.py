@@ -17,7 +17,7 @@ from . import inverse_kernels, kernels
 from .base import Arrays, Change, Interactions, IntVector, Proof, Scalar
 from .item_model import BoolArray, ItemModel, restricted
 from .ridge_inverse import Probes, SingularDowndateError, downdate_inverse, isolate_items, ridge_inverse
-from .statistics import IntArray, gram, item_counts, select_rows, subtract_gram
+from .statistics import IntArray, gram, item_counts, select_rows
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
@@ -63,7 +63,6 @@ class EASE(ItemModel):
         self.tolerance = float(tolerance)
         self._inverse: FloatArray | None = None
         self._holders: WeakSet[EASE] = WeakSet()  # of the memory of the inverse; none: it is somebody else's
-        self._gram: IntArray | FloatArray | None = None
         self._counts: IntVector | None = None
         self._probes: Probes | None = None
         self._bound: float | None = None
@@ -81,7 +80,7 @@ class EASE(ItemModel):
     def inverse(self) -> FloatArray:
         """``P = (X'X + lambda I)^-1``, float64 [n_items, n_items]. The model's own memory: read-only."""
         if self._inverse is None:
-            self._derive(self.user_items, gram(self.user_items))
+            self._derive(self.user_items)
         assert self._inverse is not None  # noqa: S101  for the type checkers
         return self._inverse
 
@@ -89,11 +88,10 @@ class EASE(ItemModel):
     def gram(self) -> IntArray | FloatArray:
         """``X'X`` of what is kept, [n_items, n_items]: int64, exact, where the values are whole numbers.
 
-        Else float64, summed afresh from ``user_items`` after a change: never a difference of roundings.
+        Else float64. A new array, summed up when asked for, O(sum_u |N(u)|^2): a removal subtracts in the
+        inverse and in the probes' products, and needs the Gram only to compute the inverse afresh.
         """
-        if self._gram is None:
-            self._gram = gram(self.user_items)
-        return self._gram
+        return gram(self.user_items)
 
     @property
     def item_weights(self) -> FloatArray:
@@ -106,16 +104,15 @@ class EASE(ItemModel):
     def _fit(self, user_items: Interactions, show_progress: bool) -> None:
         del show_progress  # one call of LAPACK: there is nothing to report in between
         with self._writing():
-            self._derive(user_items, gram(user_items))
+            self._derive(user_items)
         self._has_forgotten = False
 
-    def _derive(self, user_items: Interactions, fresh_gram: IntArray | FloatArray) -> None:
+    def _derive(self, user_items: Interactions) -> None:
         """Compute everything afresh from what is kept."""
         counts = item_counts(user_items)
-        inverse = fresh_inverse(fresh_gram, counts, self.regularization)
+        inverse = fresh_inverse(gram(user_items), counts, self.regularization)
         probes = Probes.of(user_items)
         bound = probes.bound(inverse, self.regularization)
-        self._gram = fresh_gram
         self._own(inverse)
         self._counts, self._probes = counts, probes
         self._bound = self._fresh_bound = bound
@@ -123,11 +120,8 @@ class EASE(ItemModel):
     def _forget(self, change: Change) -> None:
         with self._writing():
             inverse = self._writable_inverse()
-            if self._gram is not None:
-                self._gram = _gram_without(self._gram, change)
             if not self._downdate(inverse, change):
-                kept = change.user_items
-                self._derive(kept, gram(kept) if self._gram is None else self._gram)
+                self._derive(change.user_items)
         self._has_forgotten = True
 
     def _downdate(self, inverse: FloatArray, change: Change) -> bool:
@@ -168,7 +162,7 @@ class EASE(ItemModel):
             yield
         except BaseException:
             # Whatever was half changed is derived again from what is kept, when it is next needed.
-            self._inverse = self._gram = self._counts = self._probes = self._bound = None
+            self._inverse = self._counts = self._probes = self._bound = None
             raise
         finally:
             self._version += 1
@@ -271,7 +265,7 @@ class EASE(ItemModel):
 
         An item without interactions is alone in P (1/lambda on the diagonal, exactly), and its row and column
         of the Gram are zeros: what stays is a block. If no item goes, the inverse is shared, and copied only
-        if one of the two models forgets while the other still exists. Only one of the two has the Gram.
+        if one of the two models forgets while the other still exists.
 
         Raises
         ------
@@ -281,16 +275,14 @@ class EASE(ItemModel):
         kept = restricted(self.user_items, users, items)
         model = type(self)(self.regularization, self.tolerance)
         model._user_items, model._forgotten = kept, self._forgotten[users]
-        inverse, sums, probes = self.inverse, self._gram, self._probes
-        self._gram = None
+        inverse, probes = self.inverse, self._probes
         if items.size == self.n_items:
             model._inverse, model._holders = inverse, self._holders
             model._holders.add(model)
         else:
             model._own(_block(inverse, items))
-            sums = None if sums is None else _block(sums, items)
             probes = None if probes is None else probes.restrict(items)
-        model._gram, model._probes = sums, probes
+        model._probes = probes
         model._counts = None if self._counts is None else self._counts[items]
         model._bound, model._fresh_bound = self._bound, self._fresh_bound
         model._has_forgotten = self._has_forgotten
@@ -308,14 +300,6 @@ def fresh_inverse(gram: IntArray | FloatArray, counts: IntVector, regularization
     inverse = ridge_inverse(gram, regularization)
     isolate_items(inverse, np.flatnonzero(counts == 0), regularization)
     return inverse
-
-
-def _gram_without(gram: IntArray | FloatArray, change: Change) -> IntArray | FloatArray | None:
-    """Subtract in whole numbers, in place; None for a Gram of fractions, to be summed up afresh."""
-    if gram.dtype != np.int64:
-        return None
-    subtract_gram(gram, change.before, change.after)
-    return gram
 
 
 def _block(matrix: NDArray[Any], items: IntVector) -> NDArray[Any]:

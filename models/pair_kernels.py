@@ -93,33 +93,6 @@ def exact_gram_rows(
 
 
 @parallel_kernel
-def add_outer_products(
-    item_indptr: Any,
-    item_rows: Any,
-    item_values: Any,
-    row_indptr: Any,
-    row_items: Any,
-    row_values: Any,
-    sign: int,
-    gram: Any,
-) -> None:
-    """Add ``sign * x x'`` of every row x to an int64 Gram [n, n], in place; rows by item and by row.
-
-    The values are whole numbers.
-    """
-    whole_by_item, whole_by_row = item_values.astype(np.int64), row_values.astype(np.int64)
-    for stripe in numba.prange(STRIPES):
-        for i in range(stripe, gram.shape[0], STRIPES):
-            target = gram[i]
-            for e in range(item_indptr[i], item_indptr[i + 1]):
-                value = sign * whole_by_item[e]
-                row = slice(row_indptr[item_rows[e]], row_indptr[item_rows[e] + 1])
-                items, values = row_items[row], whole_by_row[row]
-                for k in range(items.size):
-                    target[items[k]] += value * values[k]
-
-
-@parallel_kernel
 def count_nonzero_rows(coarse: Any, fine: Any) -> Any:
     """Count, for each row of a dense block, the sums that are not zero; int64 [rows]."""
     counts = np.zeros(coarse.shape[0], dtype=np.int64)

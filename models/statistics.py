@@ -122,27 +122,6 @@ def gram(user_items: Interactions) -> IntArray | FloatArray:
         return _dense_rows(0, user_items.shape[1], by_item, by_user, units)[0]
 
 
-def subtract_gram(gram: NDArray[Any], before: Interactions, after: Interactions) -> None:
-    """Replace the contribution of the rows ``before`` by that of ``after`` in an int64 Gram, in place.
-
-    O(sum_u |N(u)|^2) over these rows. Exact in any order; the caller owns ``gram``.
-
-    Examples
-    --------
-    >>> x = sp.csr_matrix([[1.0, 3.0], [0.0, 1.0]])
-    >>> g = gram(x)
-    >>> subtract_gram(g, x[:1], sp.csr_matrix((1, 2)))
-    >>> g
-    array([[0, 0],
-           [0, 1]])
-    """
-    for sign, rows in ((-1, before), (1, after)):
-        if not rows.nnz:
-            continue
-        with kernels.threads_for(_pairs_in(rows)):
-            pair_kernels.add_outer_products(*csr_arrays(rows.tocsc()), *csr_arrays(rows), sign, gram)
-
-
 @dataclass
 class CoOccurrence:
     """The symmetric sums ``C_ij = sum_u w_ui w_uj`` in whole units, only the pairs that are not zero.
