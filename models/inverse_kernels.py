@@ -29,7 +29,7 @@ def sparse_times_dense(indptr: Any, indices: Any, data: Any, matrix: Any, out: A
     In blocks of columns, so that a block of M is read from memory once and then from the cache; four terms at
     a time, a quarter of the stores.
     """
-    width = 512
+    width = 928
     n = matrix.shape[1]
     for block in numba.prange((n + width - 1) // width):
         low, high = block * width, min(n, (block + 1) * width)
@@ -103,18 +103,17 @@ def add_symmetric_product(matrix: Any, left: Any, right: Any, probe: Any, produc
                 _add_multiple(row, product[i - first], 1.0)
                 if second < first:
                     _add_multiple(measured[second:end], row, probe[i])
-            _mirror_tile(matrix, first, last, second, end)
             for j in range(second, end):
+                _mirror_column(matrix, j, max(j + 1, first), last)
                 _add_multiple(measured[first:last], matrix[j, first:last], probe[j])
 
 
 @kernel
-def _mirror_tile(matrix: Any, first: int, last: int, left: int, right: int) -> None:
-    """Copy a tile of the lower triangle across the diagonal; what it reads by columns stays in the cache."""
-    for j in range(left, min(right, last)):
-        row = matrix[j]
-        for i in range(max(j + 1, first), last):
-            row[i] = matrix[i, j]
+def _mirror_column(matrix: Any, j: int, first: int, last: int) -> None:
+    """Copy ``matrix[first:last, j]`` across the diagonal; the lines it reads stay cached for the next j."""
+    row = matrix[j]
+    for i in range(first, last):
+        row[i] = matrix[i, j]
 
 
 @kernel
@@ -150,7 +149,8 @@ def mirror_lower(matrix: Any) -> None:
     for stripe in numba.prange(STRIPES):
         for first in range(stripe * _LINE, n, STRIPES * _LINE):
             last = min(n, first + _LINE)
-            _mirror_tile(matrix, first, last, 0, last)
+            for j in range(last):
+                _mirror_column(matrix, j, max(j + 1, first), last)
 
 
 @parallel_kernel

@@ -27,7 +27,7 @@ def parallel_kernel(function: F) -> F:
     return cast(F, numba.njit(cache=True, nogil=True, fastmath=False, parallel=True)(function))
 
 
-_OPERATIONS_PER_THREAD = 2**18
+_OPERATIONS_PER_THREAD = 2**16
 
 
 @contextmanager

@@ -121,48 +121,50 @@ def downdate_inverse(
 def _downdate_terms(
     inverse: FloatArray, before: Interactions, after: Interactions
 ) -> tuple[FloatArray, FloatArray]:
-    """Return Z_a [l, n], Z_r [k, n] such that the new inverse is ``P - Z_a' Z_a + Z_r' Z_r``."""
+    """Return Z_a [n, l], Z_r [n, k] such that the new inverse is ``P - Z_a Z_a' + Z_r Z_r'``."""
     a = after.shape[0]
     rows: Interactions = sp.vstack([after, before], format="csr") if a else before
     products = np.empty((rows.shape[0], inverse.shape[0]))
     with kernels.threads_for(rows.nnz * inverse.shape[0]):
         inverse_kernels.sparse_times_dense(*csr_arrays(rows), inverse, products)
-    small = np.asarray(rows @ products.T)
+    turned = np.ascontiguousarray(products.T)
+    small = np.asarray(rows @ turned)
     try:
         factor = np.linalg.cholesky(np.eye(a) + small[:a, :a])
-        across = _solve_lower(factor, small[:a, a:])
-        added = _solve_lower(factor, products[:a])
-        factor = np.linalg.cholesky(np.eye(before.shape[0]) - small[a:, a:] + across.T @ across)
+        across = _solve_right(factor, small[:a, a:].T)
+        added = _solve_right(factor, turned[:, :a])
+        factor = np.linalg.cholesky(np.eye(before.shape[0]) - small[a:, a:] + across @ across.T)
     except np.linalg.LinAlgError as error:
         raise SingularDowndateError("the rows to forget were not in the Gram") from error
     if factor.diagonal().min(initial=1.0) ** 2 < _LEAST_PIVOT:
         raise SingularDowndateError("the rows to forget carry nearly all of some direction of the Gram")
-    return added, _solve_lower(factor, products[a:] - across.T @ added if a else products)
+    return added, _solve_right(factor, turned[:, a:] - added @ across.T if a else turned)
 
 
-def _solve_lower(factor: NDArray[Any], right: FloatArray) -> FloatArray:
-    """Solve ``L Y = R``, which may overwrite R; few rows each in turn: BLAS would wake threads for them."""
+def _solve_right(factor: NDArray[Any], left: FloatArray) -> FloatArray:
+    """Solve ``Y L' = B``, which may overwrite B; few columns in turn: BLAS would wake threads."""
     if factor.shape[0] > _FEW_ROWS:
-        solved: FloatArray = scipy.linalg.blas.dtrsm(1.0, factor.T, right.T, side=1, lower=0, overwrite_b=1).T
-        return solved
-    out = np.empty_like(right)
+        solved: FloatArray = scipy.linalg.blas.dtrsm(1.0, factor, left.T, side=0, lower=1, overwrite_b=1).T
+        return np.ascontiguousarray(solved)
+    out = np.empty_like(left)
     for r in range(factor.shape[0]):
-        out[r] = (right[r] - factor[r, :r] @ out[:r]) / factor[r, r]
+        out[:, r] = (left[:, r] - out[:, :r] @ factor[r, :r]) / factor[r, r]
     return out
 
 
 def _apply_terms(
     inverse: FloatArray, added: FloatArray, removed: FloatArray, probe: FloatArray
 ) -> FloatArray:
-    n, rank = inverse.shape[0], added.shape[0] + removed.shape[0]
-    rows, signs = np.vstack([added, removed]), np.repeat([-1.0, 1.0], [added.shape[0], removed.shape[0]])
+    n, a, rank = inverse.shape[0], added.shape[1], added.shape[1] + removed.shape[1]
+    terms, signs = np.hstack([added, removed]) if a else removed, np.repeat([-1.0, 1.0], [a, rank - a])
     products = np.empty((_STRIPES, n))
     with kernels.threads_for(rank * n * n):
         if rank > _FEW_ROWS:
-            right = np.ascontiguousarray(rows.T)
-            left = right * signs if added.size else right
-            inverse_kernels.add_symmetric_product(inverse, left, right, probe, products)
+            inverse_kernels.add_symmetric_product(
+                inverse, terms * signs if a else terms, terms, probe, products
+            )
         else:
+            rows = np.ascontiguousarray(terms.T)
             inverse_kernels.add_symmetric_low_rank(inverse, rows, signs, probe, products)
     total: FloatArray = products.sum(axis=0)
     return total
