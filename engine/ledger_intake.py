@@ -109,7 +109,7 @@ class Intake(LedgerFence):
                 if one.key not in known:
                     known.add(one.key)
                     new.append(one)
-            self._insert(new, now)
+            first = self._insert(new, now)
             self._intakes += 1
             connection.executemany(
                 "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?) "
@@ -122,11 +122,17 @@ class Intake(LedgerFence):
                 "ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset",
                 [(source, partition, offset) for partition, offset in (positions or {}).items()],
             )
+            connection.execute(  # as late as can be: the fence is up when this is committed
+                "UPDATE requests SET fenced_at = ? WHERE seq >= ? AND fenced_at IS NOT NULL",
+                (time.time(), first),
+            )
         return len(new)
 
-    def _insert(self, new: Sequence["_Hashed"], now: float) -> None:
+    def _insert(self, new: Sequence["_Hashed"], now: float) -> int:
+        """Insert requests with what belongs to them; returns the first one's number."""
         row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'requests'").fetchone()
-        numbered = list(enumerate(new, start=1 + (0 if row is None else row[0])))
+        first = 1 + (0 if row is None else int(row[0]))
+        numbered = list(enumerate(new, start=first))
         self._connection.executemany(
             "INSERT INTO requests (seq, request_key, kind, subject, source_partition, source_offset, "
             "requested_at, received_at, fenced_at, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -146,6 +152,7 @@ class Intake(LedgerFence):
             "UPDATE fence SET erased = 0 WHERE subject = ?",
             [(one.subject,) for one in new if isinstance(one.entry.request, Readmission)],
         )
+        return first
 
     def _hashed_one(self, entry: Received) -> "_Hashed":
         request = entry.request

@@ -1,20 +1,23 @@
 """The request ledger: recorded once, moved only along allowed transitions, no id left after erasure."""
 
+import itertools
 import random
 import re
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import apsw
 import pytest
-import recunlearn
+import recunlearn.engine.ledger_intake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recunlearn.engine.fence import Fence, FenceKey
 from recunlearn.engine.ledger import TRANSITIONS, DeadLetter, Ledger, LedgerError, Received
 from recunlearn.engine.ledger_schema import SCHEMA
 from recunlearn.engine.request_states import STEPS
-from recunlearn.engine.requests import AccountDeletion, InteractionRemoval, canonical_id
+from recunlearn.engine.requests import AccountDeletion, InteractionRemoval, Readmission, canonical_id
 from recunlearn.engine.state import StateError, StatePaths
 
 from .popularity import files_with
@@ -54,6 +57,18 @@ def test_a_request_is_recorded_once(ledger):
     erase(ledger)
     assert record(ledger, AccountDeletion("e-1", "42")) == 0
     assert ledger.counts()["erased"] == 1
+
+
+def test_fenced_is_stamped_once_the_fence_is_written(ledger, monkeypatch):
+    """The last thing before the commit, for the requests of this transaction; not for who comes back."""
+    clock = SimpleNamespace(time=partial(next, itertools.count(100.0)))
+    monkeypatch.setattr(recunlearn.engine.ledger_intake, "time", clock)
+    record(ledger, AccountDeletion("e-1", "anna"), AccountDeletion("e-2", "ben"))
+    record(
+        ledger, AccountDeletion("e-3", "carl"), Readmission("e-4", "anna", datetime(2026, 1, 1, tzinfo=UTC))
+    )
+    stamps = ledger._connection.execute("SELECT received_at, fenced_at FROM requests ORDER BY seq").fetchall()
+    assert stamps == [(100.0, 101.0), (100.0, 101.0), (102.0, 103.0), (102.0, None)]
 
 
 def test_a_request_id_used_for_somebody_else_is_a_conflict(ledger):
