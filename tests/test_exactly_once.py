@@ -80,8 +80,9 @@ class Progress:
         self._wait(lambda: self._ledger.positions(self._source))
 
     def wait_for(self, ends):
-        """Wait until the ledger's positions are the topic's ends, and no request is open."""
+        """Wait until the ledger's positions are the topic's ends, and every request is done, with receipt."""
         self._wait(lambda: self._ledger.positions(self._source) == ends and not self._open())
+        self._wait(lambda: not self._ledger.without_receipt())  # a kill may come before them
         self._ledger.close()
 
     def _open(self):
