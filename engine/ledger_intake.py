@@ -6,6 +6,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from .ledger_fence import LedgerFence
+from .ledger_file import LedgerError
 from .ledger_letters import Coordinates, close_letters
 from .ledger_records import DeadLetter, Received
 from .requests import InteractionRemoval, Readmission, Request, canonical_id
@@ -42,7 +43,7 @@ class Intake(LedgerFence):
 
     _intakes = 0
 
-    def check(self, received: Sequence[Received]) -> "Checked":
+    def check(self, received: Sequence[Received]) -> Checked:
         """Look requests up, before they are recorded: which are known, and which conflict.
 
         A conflict is an id that was used for another subject, or another kind of request. It must not pass
@@ -51,12 +52,7 @@ class Intake(LedgerFence):
         as_of = self._as_of()
         hashed = [self._hashed_one(entry) for entry in received]
         known = self._known(one.key for one in hashed)
-        seen, conflicts = dict(known), set()
-        for place, one in enumerate(hashed):
-            asked = (one.entry.request.kind, one.subject)
-            if seen.setdefault(one.key, asked) != asked:
-                conflicts.add(place)
-        return Checked(hashed, conflicts, known.keys(), as_of)
+        return Checked(hashed, _conflicts(hashed, known), known.keys(), as_of)
 
     def _as_of(self) -> tuple[int, int]:
         """Return what changes with every intake: another connection's, or this one's."""
@@ -75,9 +71,19 @@ class Intake(LedgerFence):
             found.update({key: (kind, subject) for key, kind, subject in rows})
         return found
 
+    def _known_now(self, checked: Checked) -> Collection[bytes]:
+        """Look requests up again: which are known by now; that one conflicts since then is an error."""
+        known = self._known(one.key for one in checked.hashed)
+        if _conflicts(checked.hashed, known).difference(checked.conflicts):
+            raise LedgerError(
+                f"{self._path}: another process has just used the id of a request for another subject, or "
+                "another kind of request; nothing of this batch is recorded: read it again"
+            )
+        return known.keys()
+
     def record(
         self,
-        received: "Sequence[Received] | Checked",
+        received: Sequence[Received] | Checked,
         *,
         source: str = "",
         positions: Mapping[str, int] | None = None,
@@ -97,13 +103,18 @@ class Intake(LedgerFence):
         Returns
         -------
         How many requests were new.
+
+        Raises
+        ------
+        LedgerError
+            Another process has used the id of one for something else since it was looked up.
         """
         now = time.time()
         checked = received if isinstance(received, Checked) else self.check(received)
         with self._transaction("record requests") as connection:
             known = set(checked.known)
             if checked.as_of != self._as_of():  # somebody else recorded meanwhile
-                known.update(self._known(one.key for one in checked.hashed))
+                known.update(self._known_now(checked))
             new = []
             for one in checked.hashed:
                 if one.key not in known:
@@ -128,7 +139,7 @@ class Intake(LedgerFence):
             )
         return len(new)
 
-    def _insert(self, new: Sequence["_Hashed"], now: float) -> int:
+    def _insert(self, new: Sequence[_Hashed], now: float) -> int:
         """Insert requests with what belongs to them; returns the first one's number."""
         row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'requests'").fetchone()
         first = 1 + (0 if row is None else int(row[0]))
@@ -154,7 +165,7 @@ class Intake(LedgerFence):
         )
         return first
 
-    def _hashed_one(self, entry: Received) -> "_Hashed":
+    def _hashed_one(self, entry: Received) -> _Hashed:
         request = entry.request
         owner = self._key.user(request.user_id)
         subject = owner
@@ -169,6 +180,16 @@ class Intake(LedgerFence):
                 "SELECT partition, next_offset FROM positions WHERE source = ?", (source,)
             )
         )
+
+
+def _conflicts(hashed: Iterable[_Hashed], known: Mapping[bytes, tuple[str, bytes]]) -> set[int]:
+    """Return the places of requests whose id is known, or was used before them, for something else."""
+    seen, conflicts = dict(known), set()
+    for place, one in enumerate(hashed):
+        asked = (one.entry.request.kind, one.subject)
+        if seen.setdefault(one.key, asked) != asked:
+            conflicts.add(place)
+    return conflicts
 
 
 def _row(seq: int, one: _Hashed, now: float) -> tuple[object, ...]:

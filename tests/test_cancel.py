@@ -7,9 +7,9 @@ import pytest
 import typer.testing
 from recunlearn import cli
 from recunlearn.engine.engine import Engine
-from recunlearn.engine.fence import Fence
+from recunlearn.engine.fence import Fence, FenceKey
 from recunlearn.engine.fitting import fit
-from recunlearn.engine.ledger import Received
+from recunlearn.engine.ledger import Ledger, LedgerError, Received
 from recunlearn.engine.metrics import duties
 from recunlearn.engine.overview import overview
 from recunlearn.engine.receipts import read_lines
@@ -183,3 +183,20 @@ def test_it_is_counted_and_gets_no_receipt(state):
     assert gauges["cancelled"] == 1.0
     assert overview(paths)["states"]["cancelled"]["count"] == 1
     assert read_lines(paths) == []
+
+
+def test_an_id_that_another_process_uses_meanwhile_does_not_pass_for_a_repetition(state):
+    """Between looking up and recording, for somebody else: an error, and nothing of the batch is recorded."""
+    paths = StatePaths(state)
+    key = FenceKey.load(paths)
+    with Ledger(paths.ledger, key) as ledger, Ledger(paths.ledger, key) as other:
+        checked = ledger.check(
+            [Received(AccountDeletion("e-2", "cleo")), Received(AccountDeletion("e-1", "bob"))]
+        )
+        other.record([Received(AccountDeletion("e-1", "anna"))])
+        with pytest.raises(LedgerError, match="another subject"):
+            ledger.record(checked)
+        assert [one.request.user_id for one in ledger.pending()] == ["anna"]
+        repeated = ledger.check([Received(AccountDeletion("e-2", "cleo"))])
+        other.record([Received(AccountDeletion("e-2", "cleo"))])
+        assert ledger.record(repeated) == 0
