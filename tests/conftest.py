@@ -1,6 +1,5 @@
 """Fixtures that several test files use: real brokers, one of each kind for a whole run."""
 
-import os
 from types import SimpleNamespace
 
 import pytest
@@ -8,14 +7,7 @@ from recunlearn.eval import broker
 
 from .brokers import apache
 from .brokers.certificates import Certificates
-
-
-def need(why_missing):
-    """Skip a test that lacks a real component; with CI=true its absence is a failure."""
-    if why_missing is not None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(why_missing)
-        pytest.skip(why_missing)
+from .real import need
 
 
 @pytest.fixture(scope="session")
