@@ -150,7 +150,7 @@ class ItemKNN(ItemModel):
     @property
     def similarity(self) -> Interactions:
         """CSR float64 [n_items, n_items]: row i holds the at most K items most like i. Read-only."""
-        lists, packed = self._lists, self._packed
+        packed, lists = self._packed, self._lists  # in this order: a removal in between sets the lists first
         if packed is None or packed[0] is not lists:
             if lists is None:
                 raise ValueError("ItemKNN is not fitted; call fit(user_items) first")

@@ -230,6 +230,30 @@ def test_an_item_that_nobody_has_any_more_is_gone():
         assert 3 not in model.recommend(0, x[0], filter_already_liked_items=False)[0]
 
 
+class Interrupted(ItemKNN):
+    """Does something once, between two looks at its own lists: as another thread may."""
+
+    def __getattribute__(self, name):
+        value = super().__getattribute__(name)
+        if name in {"_lists", "_packed"} and (act := self.__dict__.pop("act", None)) is not None:
+            act()
+        return value
+
+
+@pytest.mark.parametrize("is_restored", [False, True])
+def test_a_removal_while_lists_are_read_leaves_them_whole(is_restored):
+    """They are those of before or of after, wherever the removal falls; the next reader has the later ones."""
+    model = Interrupted(5).fit(X)
+    if is_restored:
+        model = Interrupted.restore(model.settings(), model.published(), model.proof_record(), X)
+    before, after = model.similarity, ItemKNN(5).fit(model.user_items)
+    after.forget_users([1])
+    model.act = lambda: model.forget_users([1])
+    read = model.similarity
+    assert same_bits(read, before) or same_bits(read, after.similarity)
+    assert same_bits(model.similarity, after.similarity)
+
+
 def test_a_removal_that_breaks_half_way_is_as_if_not_tried(monkeypatch):
     """The lists are those of before, and the next removal is exact again."""
     model = ItemKNN(5).fit(X)
