@@ -106,12 +106,8 @@ def _score_row(
     coarse: Any, fine: Any, unit: float, first: int, row: Any, factor: Any, own: float, room: Any
 ) -> None:
     """Write the scores ``C_ij own factor_j`` of a row of sums, stored from ``first``, to ``room``."""
-    if fine.size > 0:
-        for k in range(row.size):
-            room[k] = sum_of(coarse, fine, unit, first + k) * (own * factor[row[k]])
-    else:
-        for k in range(row.size):
-            room[k] = coarse[first + k] * unit * (own * factor[row[k]])
+    for k in range(row.size):
+        room[k] = sum_of(coarse, fine, unit, first + k) * (own * factor[row[k]])
 
 
 @kernel

@@ -252,10 +252,18 @@ def test_the_number_of_threads_changes_no_bit():
         inverse_kernels.add_symmetric_low_rank(
             out, x[:2].toarray(), np.array([1.0, -1.0]), np.ones(70), products
         )
+        tiled, measured = np.zeros((500, 500)), np.empty((8, 500))
+        terms = np.random.default_rng(4).standard_normal((500, 6))
+        inverse_kernels.add_symmetric_product(tiled, terms, terms, np.ones(500), measured)
         pairs = CoOccurrence.of(x, COARSE_UNITS)
-        lists = lists_of(70, 5)
-        neighbour_kernels.rank_rows(np.arange(70), *pairs.arrays, np.ones(70), *lists)
-        results.append([out, products, pairs.coarse, pairs.fine, *lists])
+        lists, ones, stale = lists_of(70, 5), np.ones(70), np.zeros(70, dtype=bool)
+        neighbour_kernels.rank_rows(np.arange(70), *pairs.arrays, ones, *lists)
+        touched, factor = np.arange(0, 70, 3), np.where(np.arange(70) % 3, 1.0, 1.5)
+        offered = neighbour_kernels.rank_touched(
+            touched, factor > 1.0, *pairs.arrays, factor, ones, *lists, stale
+        )
+        neighbour_kernels.put_offers(touched, *offered, *lists)
+        results.append([out, products, tiled, measured, pairs.coarse, pairs.fine, *lists])
     numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
     for one, many in zip(*results, strict=True):
         assert np.array_equal(one, many)
