@@ -242,7 +242,7 @@ class Interrupted(ItemKNN):
 
 @pytest.mark.parametrize("is_restored", [False, True])
 def test_a_removal_while_lists_are_read_leaves_them_whole(is_restored):
-    """They are those of before or of after, wherever the removal falls; the next reader has the later ones."""
+    """They are those of before or of after, wherever the removal falls; the next has the later ones."""
     model = Interrupted(5).fit(X)
     if is_restored:
         model = Interrupted.restore(model.settings(), model.published(), model.proof_record(), X)
