@@ -1,13 +1,12 @@
 """Apache Kafka itself in KRaft mode, from Maven Central's jars, on free ports of this machine.
 
-Every node is broker and controller. Processes are started, frozen, killed and ended by their id alone.
+Every node is broker and controller. Processes are started and killed by their id alone.
 """
 
 import contextlib
 import os
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -133,14 +132,6 @@ class ApacheKafka:
         """SIGKILL a node and wait for its end."""
         self._processes[node].kill()
         self._processes.pop(node).wait()
-
-    def freeze_node(self, node: int) -> None:
-        """SIGSTOP a node: it keeps its connections and answers nothing, as behind a dead network."""
-        self._processes[node].send_signal(signal.SIGSTOP)
-
-    def thaw_node(self, node: int) -> None:
-        """Let a frozen node go on."""
-        self._processes[node].send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """Kill every node: what they hold is thrown away."""
