@@ -10,7 +10,6 @@ import time
 
 import numpy as np
 import pytest
-from kafka import KafkaAdminClient
 from recunlearn.engine.engine import Engine
 from recunlearn.engine.fence import Fence
 from recunlearn.engine.fitting import fit
@@ -19,7 +18,7 @@ from recunlearn.streaming.watch import Watch
 from recunlearn.streaming.worker import Worker
 
 from .popularity import Popularity, interactions
-from .topics import account, new_topic, produce, settings
+from .topics import account, members, new_topic, produce, settings, wait_until
 
 pytestmark = pytest.mark.xdist_group("kafka")
 ITEMS = int(os.environ.get("RECUNLEARN_SOLVE_ITEMS", "0"))
@@ -38,23 +37,6 @@ def computing(forget):
         forget(self, change)
 
     return slowly
-
-
-def wait_until(holds, seconds=120):
-    """Wait for the worker's threads."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not after {seconds} s"
-        time.sleep(0.05)
-
-
-def members(servers, group):
-    """Return the ids of a consumer group's members."""
-    admin = KafkaAdminClient(bootstrap_servers=servers)
-    try:
-        return [member["member_id"] for member in admin.describe_groups([group])[group]["members"]]
-    finally:
-        admin.close()
 
 
 @pytest.fixture
@@ -125,10 +107,10 @@ def test_the_membership_outlives_a_solve(kafka, state, caplog):
         during = members(servers, topic)
         time.sleep(2 * MAY_BE_SILENT_SECONDS)
         produce(servers, topic, [account("e-late", f"user-{deleted + 1}")])
-        wait_until(lambda: fence.is_fenced(f"user-{deleted + 1}"))
+        wait_until(lambda: fence.is_fenced(f"user-{deleted + 1}"), 120)
         assert solves.at_one.is_set()
         assert len(solves.seconds) == 0
-        wait_until(lambda: solves.erased == deleted + 1)
+        wait_until(lambda: solves.erased == deleted + 1, 120)
         assert members(servers, topic) == during
         assert len(during) == 1
         assert "partitions go" not in caplog.text

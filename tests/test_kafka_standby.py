@@ -1,6 +1,6 @@
 """Two workers of one state: one writes, the other waits; whatever is killed, stopped or goes on.
 
-``RECUNLEARN_TAKEOVERS=20 pytest -s tests/test_kafka_standby.py`` measures what docs/howto/kafka.md gives.
+``RECUNLEARN_TAKEOVERS=12 pytest tests/test_kafka_standby.py`` measures what docs/howto/kafka.md gives.
 """
 
 import json
@@ -12,14 +12,13 @@ import sys
 import time
 
 import pytest
-from kafka import KafkaAdminClient
 from recunlearn.engine.fence import Fence, FenceKey
 from recunlearn.engine.fitting import fit
 from recunlearn.engine.ledger import Ledger
 from recunlearn.engine.state import StatePaths
 
 from .popularity import interactions
-from .topics import account, new_topic, produce
+from .topics import account, members, new_topic, produce, wait_until
 
 pytestmark = pytest.mark.xdist_group("kafka")
 TAKEOVERS = int(os.environ.get("RECUNLEARN_TAKEOVERS", "1"))
@@ -89,23 +88,6 @@ def fence(state):
     fence.close()
 
 
-def wait_until(holds, seconds=60):
-    """Wait for another process."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not after {seconds} s"
-        time.sleep(0.01)
-
-
-def members(servers, group):
-    """Return how many members a consumer group has."""
-    admin = KafkaAdminClient(bootstrap_servers=servers)
-    try:
-        return len(admin.describe_groups([group])[group]["members"])
-    finally:
-        admin.close()
-
-
 def requests_in(state):
     """Return the ledger's counts, as a reader sees them."""
     paths = StatePaths(state)
@@ -151,7 +133,7 @@ def stop_for_longer_than_the_session(active, standby, state, servers, topic):
     active.send_signal(signal.SIGSTOP)
     before = requests_in(state)
     send(servers, topic, 1)
-    wait_until(lambda: members(servers, topic) == 0)
+    wait_until(lambda: not members(servers, topic))
     time.sleep(1.0)  # four looks of the standby's
     assert standby.poll() is None
     assert holder_of(state) == active.pid

@@ -14,7 +14,7 @@ from recunlearn.engine.fitting import fit
 from recunlearn.engine.snapshot import load_snapshot
 
 from .popularity import interactions
-from .topics import account, make_topic, new_topic, produce
+from .topics import account, make_topic, new_topic, produce, wait_until
 
 pytestmark = pytest.mark.xdist_group("kafka")
 ROWS = [(user, item) for user in range(60) for item in range(8) if (user + item) % 3]
@@ -60,14 +60,6 @@ def options(broker, topic):
     return (
         "--source", "kafka", "--bootstrap-servers", servers, "--topic", topic, "--session-timeout", "3",
     )  # fmt: skip
-
-
-def wait_until(holds, seconds=60):
-    """Wait for another process."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not after {seconds} s"
-        time.sleep(0.02)
 
 
 def test_a_topic_is_drained_once(any_broker, state, start):

@@ -1,7 +1,8 @@
-"""Topics on real brokers for the tests: made, filled, read back."""
+"""Topics on real brokers for the tests: made, filled, read back, waited for."""
 
 import itertools
 import json
+import time
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.admin import NewTopic
@@ -61,6 +62,23 @@ def everything_in(servers, topic):
                 return messages
     finally:
         consumer.close()
+
+
+def members(servers, group):
+    """Return the ids of a consumer group's members."""
+    admin = KafkaAdminClient(bootstrap_servers=servers)
+    try:
+        return [member["member_id"] for member in admin.describe_groups([group])[group]["members"]]
+    finally:
+        admin.close()
+
+
+def wait_until(holds, seconds=60):
+    """Wait for what reads or writes elsewhere: a worker, a broker."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not after {seconds} s"
+        time.sleep(0.01)
 
 
 def settings(servers, topic, group=None, **options):
