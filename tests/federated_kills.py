@@ -110,7 +110,7 @@ def report(folder, gone):
         name: sorted(set(pl.read_parquet(folder / name / at.rows)["user_id"])) for name, at in silos.items()
     }
     outcome = {
-        "exact": same_published(published, ItemKNN().fit(matrix_of(left, ITEMS)[0])),
+        "exact": same_published(published, ItemKNN().fit(matrix_of(left, ITEMS))),
         "users": {name: party.users for name, party in state.parties.items()},
         "kept": all(kept[name] == sorted(set(users_of(name)) - set(gone)) for name in SILOS),
         "erased": {name: sum(one.erased for one in at.done) for name, at in silos.items()},

@@ -29,7 +29,7 @@ def recommend(root: Path, user: str, n: int = 10) -> list[tuple[str, float]]:
     board, coordinator = Board(Path(state.board)), read_public_key(state.coordinator.encode())
     _, published = read_version(board, coordinator)
     items = board.read_catalogue(board.read_charter(coordinator))[: published.arrays["counts"].shape[0]]
-    rows, _ = matrix_of(row.filter(pl.col("item_id").is_in(items)), items)
+    rows = matrix_of(row.filter(pl.col("item_id").is_in(items)), items)
     if not rows.shape[0]:
         return []
     ids, scores = model_at_home(published, rows).recommend(0, None, n)

@@ -238,7 +238,7 @@ class Silo(Closable):
         gone = [one.user for one in state.pending]
         before = read_rows(self._root / state.rows)
         stay = before.filter(~pl.col("user_id").is_in(gone)) if gone else before
-        matrix, _ = matrix_of(stay, self.board.read_catalogue(charter))
+        matrix = matrix_of(stay, self.board.read_catalogue(charter))
         try:  # before anything changes
             weigh_rows(matrix, charter.statistic)
         except SumsError as error:
@@ -293,7 +293,7 @@ class Silo(Closable):
     def _write(self, envelope: Path, one: Outgoing, charter: Charter, items: Sequence[str]) -> None:
         digest, users = "", 0
         if one.kind != "leave":
-            rows, _ = matrix_of(read_rows(self._root / one.rows), items)
+            rows = matrix_of(read_rows(self._root / one.rows), items)
             sums = sums_of(rows, charter.statistic)
             content, users = write_arrow(sums), sums.users
             digest = digest_of(content)

@@ -116,8 +116,8 @@ def read_rows(path: Path) -> pl.DataFrame:
     return pl.read_parquet(path, memory_map=False)
 
 
-def matrix_of(frame: pl.DataFrame, items: Sequence[str]) -> tuple[Interactions, list[str]]:
-    """Put rows into a matrix with the columns of the catalogue; also the user of each row, ascending.
+def matrix_of(frame: pl.DataFrame, items: Sequence[str]) -> Interactions:
+    """Put rows into a matrix with the columns of the catalogue, users ascending.
 
     Raises
     ------
@@ -138,4 +138,4 @@ def matrix_of(frame: pl.DataFrame, items: Sequence[str]) -> tuple[Interactions, 
     row = np.searchsorted(users.to_numpy(), placed["user_id"].to_numpy())
     triples = (placed["value"].to_numpy(), (row, placed["column"].to_numpy()))
     matrix = sp.csr_matrix(triples, shape=(users.len(), len(items)), dtype=np.float64)
-    return canonical_interactions(matrix), users.to_list()
+    return canonical_interactions(matrix)
