@@ -48,7 +48,7 @@ def read_sums(statistic: Statistic, users: int, arrays: Mapping[str, Any]) -> Su
         ("counts", sums.counts, sums.users + 1),
         ("degrees", sums.degrees, LARGEST),
         ("coarse", sums.coarse, LARGEST),
-        ("fine", sums.fine, 2**38),
+        ("fine", sums.fine, 2**sums_kernels.FINE_BITS),
     ):
         if (k := sums_kernels.first_outside(values, below)) >= 0:
             raise SumsError(f"{what}[{k}] is {values[k]}; it must be in 0 .. {below - 1}")

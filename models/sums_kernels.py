@@ -1,11 +1,12 @@
 """The kernels of :class:`~recunlearn.models.sums.Sums`: merging, and going to and from other forms."""
 
-from typing import Any
+from typing import Any, Final
 
 from .kernels import kernel
 
-_FINE_BITS = 38
-_FINE_MASK = 2**_FINE_BITS - 1
+FINE_BITS: Final = 38
+"""A part of a unit is 2^-38 of it."""
+_FINE_MASK = 2**FINE_BITS - 1
 
 
 @kernel
@@ -47,7 +48,7 @@ def merge_pairs(
             if has_fine:
                 parts += sign * fine_b[b]
             b += 1
-        whole += parts >> _FINE_BITS
+        whole += parts >> FINE_BITS
         parts &= _FINE_MASK
         if whole < 0:
             return -1 - int(key)
@@ -137,7 +138,7 @@ def dense_pairs(keys: Any, coarse: Any, fine: Any, unit: float, out: Any) -> Non
         i, j = keys[k] // n_items, keys[k] % n_items
         value = coarse[k] * unit
         if fine.size:
-            value += fine[k] * (unit / float(2**_FINE_BITS))
+            value += fine[k] * (unit / float(2**FINE_BITS))
         out[i, j] = value
         out[j, i] = value
 

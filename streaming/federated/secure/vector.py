@@ -1,14 +1,11 @@
 """Sums as one dense vector of integers modulo 2^64, so that no pattern shows which pairs a silo has."""
 
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ....models.sums import LARGEST, Statistic, Sums, SumsError
 from ....models.sums_check import read_sums
-
-FINE_BITS: Final = 38
+from ....models.sums_kernels import FINE_BITS
 
 
 def size_of(statistic: Statistic) -> int:
