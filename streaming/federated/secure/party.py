@@ -154,14 +154,13 @@ def mask(
     later = [key for name, key in keys.items() if name > me.name]
     earlier = [key for name, key in keys.items() if name < me.name]
     masked = shift(values, [memory.seed, *later], earlier)
-    said = (context, digest_of(masked.tobytes()), contents)
-    if memory.openings and said != (memory.openings, memory.vector, memory.contents):
+    vector = digest_of(masked.tobytes())
+    kept = msgspec.structs.replace(memory, openings=context, vector=vector, contents=contents)
+    if memory.openings and kept != memory:
         raise RoundError(
             f"{me.name} has masked other numbers, or for other keys, in round {terms.round}; two of them "
             "would give the masks away: begin another round"
         )
-    openings_digest, vector, _ = said
-    kept = msgspec.structs.replace(memory, openings=openings_digest, vector=vector, contents=contents)
     return kept, masked
 
 
