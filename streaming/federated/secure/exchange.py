@@ -115,11 +115,8 @@ def take_part(
     StateInUseError
         Another process is this silo.
     """
-    lock = WriterLock(StatePaths(root))
-    try:
+    with WriterLock(StatePaths(root)):
         return _take_part(board, root / MEMORY, me, coordinator, number, contents)
-    finally:
-        lock.close()
 
 
 def _take_part(
