@@ -11,7 +11,6 @@
 A silo writes into its own inbox only, the coordinator everything else. Nothing in here names a user.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from ...engine import durable
 from ...engine.signing import ReceiptError, open_envelope, read_exactly
 from ...models.sums import Statistic
-from .message import FORMAT, FederationError, Kind
+from .message import FORMAT, FederationError, Kind, digest_of
 
 CHARTER_TYPE: Final = "application/vnd.recunlearn.federation-charter.v1+json"
 RECEIPT_TYPE: Final = "application/vnd.recunlearn.federation-receipt.v1+json"
@@ -192,7 +191,7 @@ class Board:
             They are not those of the charter.
         """
         lines = self.catalogue.read_bytes().splitlines(keepends=True)[: charter.statistic.n_items]
-        if hashlib.sha256(b"".join(lines)).hexdigest() != charter.catalogue:
+        if digest_of(b"".join(lines)) != charter.catalogue:
             raise FederationError(
                 f"{self.catalogue} is not the catalogue of the charter; ask the coordinator"
             )
