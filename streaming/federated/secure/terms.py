@@ -4,7 +4,7 @@ A round has three answers of each silo: its public key (:class:`Opening`), its m
 and, once it has seen that everybody's are there, the key of its own mask (:class:`Confirmation`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -139,7 +139,12 @@ def read_all(terms: Terms, kind: type[Said], envelopes: Mapping[str, bytes]) -> 
         A silo is missing (named), or something is not signed by it or for another round.
     """
     what = kind.__name__.lower()
-    require_everybody(terms, list(envelopes), what)
+    missing = sorted(set(terms.parties) - set(envelopes))
+    if missing:
+        raise RoundError(
+            f"round {terms.round} has no {what} of {', '.join(missing)}: masks cancel only if all are there; "
+            "wait, or begin another round without them"
+        )
     digest, out = digest_of_terms(terms), {}
     for party in sorted(terms.parties):
         try:
@@ -152,19 +157,3 @@ def read_all(terms: Terms, kind: type[Said], envelopes: Mapping[str, bytes]) -> 
             raise RoundError(f"the {what} of silo {party} is of {said.party} or of another round")
         out[party] = said
     return out
-
-
-def require_everybody(terms: Terms, here: Sequence[str], what: str) -> None:
-    """Refuse to go on without a silo.
-
-    Raises
-    ------
-    RoundError
-        Somebody is missing: all are named.
-    """
-    missing = sorted(set(terms.parties) - set(here))
-    if missing:
-        raise RoundError(
-            f"round {terms.round} has no {what} of {', '.join(missing)}: masks cancel only if all are there; "
-            "wait, or begin another round without them"
-        )
