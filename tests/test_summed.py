@@ -9,7 +9,8 @@ from recunlearn.models.base import canonical_interactions
 from recunlearn.models.summed import model_at_home, published_from_sums, statistic_of
 from recunlearn.models.sums import Statistic, SumsError, merge, sums_of
 
-from .removals import BINARY, COUNTS, interactions, same_bits
+from .federation import same_published
+from .removals import BINARY, COUNTS, interactions
 
 EXACT = {
     "ease": ("ease", {"regularization": 5.0}),
@@ -29,17 +30,6 @@ def data_of(case):
     return LIKES if case == "bm25" else COUNTED
 
 
-def same_arrays(published, fitted):
-    """Tell whether everything that the fitted model publishes was published, bit for bit."""
-    arrays = fitted.published()
-    return all(
-        same_bits(published.arrays[name], array)
-        if sp.issparse(array)
-        else np.array_equal(published.arrays[name], array)
-        for name, array in arrays.items()
-    )
-
-
 @pytest.mark.parametrize("parties", [1, 3, 50])
 @pytest.mark.parametrize("case", EXACT)
 def test_exact_models_of_any_number_of_parties_equal_the_pooled_fit(case, parties):
@@ -50,12 +40,12 @@ def test_exact_models_of_any_number_of_parties_equal_the_pooled_fit(case, partie
     home = np.random.default_rng(parties).integers(parties, size=data.shape[0])
     held = [sums_of(data[home == p], what) for p in range(parties)]
     total = merge(held, what)
-    assert same_arrays(published_from_sums(name, options, total), MODELS[name](**options).fit(data))
+    assert same_published(published_from_sums(name, options, total), MODELS[name](**options).fit(data))
     gone = np.random.default_rng(1).permutation(data.shape[0])[:100]
     for p in range(parties):
         total = total.subtract(sums_of(data[gone[home[gone] == p]], what))
     stay = np.setdiff1d(np.arange(data.shape[0]), gone)
-    assert same_arrays(published_from_sums(name, options, total), MODELS[name](**options).fit(data[stay]))
+    assert same_published(published_from_sums(name, options, total), MODELS[name](**options).fit(data[stay]))
 
 
 @pytest.mark.parametrize("case", EXACT)
@@ -68,7 +58,7 @@ def test_exact_models_equal_the_pooled_fit_on_odd_data(case):
     def check(x):
         data = canonical_interactions(sp.csr_matrix(x))
         sums = sums_of(data, statistic_of(name, options, x.shape[1]))
-        assert same_arrays(published_from_sums(name, options, sums), MODELS[name](**options).fit(data))
+        assert same_published(published_from_sums(name, options, sums), MODELS[name](**options).fit(data))
 
     check()
 
@@ -81,7 +71,7 @@ def test_fractions_are_summed_in_fixed_point_as_a_fit_does():
     published = published_from_sums(
         "item_knn", {}, merge((sums_of(data[k::7], what) for k in range(7)), what)
     )
-    assert same_arrays(published, MODELS["item_knn"]().fit(data))
+    assert same_published(published, MODELS["item_knn"]().fit(data))
 
 
 @pytest.mark.parametrize("values", ["counts", "binary"])
