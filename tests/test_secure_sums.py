@@ -21,7 +21,7 @@ from recunlearn.streaming.federated.secure import exchange, party
 from recunlearn.streaming.federated.secure.masks import stream
 from recunlearn.streaming.federated.secure.party import Identity, Memory
 from recunlearn.streaming.federated.secure.tally import total_of
-from recunlearn.streaming.federated.secure.terms import RoundError, Terms, sign
+from recunlearn.streaming.federated.secure.terms import Opening, RoundError, Terms, read_all, sign
 from recunlearn.streaming.federated.secure.vector import read_total, size_of, write_vector
 
 from .federation import same_published
@@ -164,7 +164,7 @@ def test_all_but_one_mask_known_still_hides_a_silo(tmp_path):
     made = Round(tmp_path, statistic).open()
     keys = {name: made.memory[name] for name in NAMES}
     made.mask(parts).confirm()
-    opened = {n: party.read_all(made.terms, party.Opening, made.openings)[n] for n in NAMES}
+    opened = read_all(made.terms, Opening, made.openings)
     of_east, _ = party._pair_keys(made.silos["east"], keys["east"], opened)
     size = size_of(statistic)
     known = vector_in(made, "north") - stream(keys["north"].seed, size) + stream(of_east["north"], size)
