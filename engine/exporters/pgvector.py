@@ -11,9 +11,10 @@ a deleted row stays in the pages of its table, a dropped table's file is gone wh
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
-from typing import Any, LiteralString, TypeVar, cast
+from typing import Any, LiteralString, cast
 
 import numpy as np
 import psycopg
@@ -22,8 +23,6 @@ from psycopg import sql
 from .. import durable
 from .protocol import StoreError, StoreSettings
 from .vectors import Block, Side, VersionVectors, block_of
-
-T = TypeVar("T")
 
 _COLUMNS = ("text", "text", "text", "bytea")  # a vector in binary: int16 size, int16 0, float4s, big-endian
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,40}")
@@ -54,23 +53,61 @@ class PgVectorStore:
 
     def held(self) -> str | None:
         """Return the digest in ``current``."""
-        return self._answered(self._held)
+        with self._answered():
+            row = self._connection().execute(self._sql("SELECT manifest_sha256 FROM {current}")).fetchone()
+            return None if row is None else str(row[0])
 
     def push(self, vectors: VersionVectors) -> None:
         """Fill a table, and lead the view to it, in one transaction."""
-        self._answered(lambda: self._push(vectors))
+        with self._answered():
+            connection, label = self._connection(), vectors.label
+            with connection.transaction():
+                if f"vectors_{label}" in [name for names in self._tables() for name in names]:
+                    connection.execute(self._sql("TRUNCATE {table}", label))  # of something else
+                else:
+                    self._make_table(connection, label)
+                self._copy(connection, vectors)
+                durable.reached(f"lead readers of {self._name} to {label}")
+                self._lead_to(connection, vectors)
+            durable.reached(f"readers of {self._name} are led to {label}")
 
     def purge(self) -> Mapping[str, str]:
         """Drop the tables of other versions, and let a checkpoint remove their files."""
-        return self._answered(self._purge)
+        with self._answered():
+            connection = self._connection()
+            for name in self._tables()[1]:
+                connection.execute(self._sql("DROP TABLE {table}", name.removeprefix("vectors_")))
+                durable.reached(f"a table is dropped in {self._name}")
+            row = connection.execute(
+                "SELECT bool_or(pg_has_role(oid, 'USAGE')) FROM pg_roles WHERE rolname = 'pg_checkpoint'"
+            ).fetchone()
+            if row is not None and row[0]:  # without the right to, the server's next one does it
+                connection.execute("CHECKPOINT")
+            kept = "none" if self._unlogged else "kept by the server until it is recycled or archived"
+            return {"tables": "dropped", "write-ahead log": kept}
 
     def read(self) -> Sequence[Block]:
         """Copy the whole view out."""
-        return self._answered(self._read)
+        with self._answered():
+            connection = self._connection()
+            if not self._tables()[0]:
+                return []
+            statement = self._sql(
+                "COPY (SELECT model, side, id, embedding FROM {view} ORDER BY model, side, id) "
+                "TO STDOUT (FORMAT binary)"
+            )
+            with connection.cursor() as cursor, cursor.copy(statement) as copy:
+                copy.set_types(_COLUMNS)
+                rows = [cast(tuple[str, Side, str, bytes], row) for row in copy.rows()]
+            return [
+                block_of(model, side, [(text, _little_endian(content)) for _, _, text, content in own])
+                for (model, side), own in groupby(rows, key=lambda row: row[:2])
+            ]
 
     def others(self) -> Sequence[str]:
         """Name the tables that are not the current version's."""
-        return self._answered(lambda: self._tables()[1])
+        with self._answered():
+            return self._tables()[1]
 
     def close(self) -> None:
         """Close the connection."""
@@ -78,10 +115,11 @@ class PgVectorStore:
             self._open.close()
             self._open = None
 
-    def _answered(self, ask: Callable[[], T]) -> T:
-        """Ask, and tell an error without what PostgreSQL quotes: it may be an id."""
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """Tell an error without what PostgreSQL quotes: it may be an id."""
         try:
-            return ask()
+            yield
         except (psycopg.Error, ValueError, OSError) as error:
             self.close()  # whatever state it is in: the next call connects anew
             raise StoreError(f"store {self._name}: {_said(error)}") from None
@@ -123,22 +161,6 @@ class PgVectorStore:
             table=sql.Identifier(self._schema, f"vectors_{label}"),
             kind=sql.SQL("UNLOGGED TABLE" if self._unlogged else "TABLE"),
         )
-
-    def _held(self) -> str | None:
-        row = self._connection().execute(self._sql("SELECT manifest_sha256 FROM {current}")).fetchone()
-        return None if row is None else str(row[0])
-
-    def _push(self, vectors: VersionVectors) -> None:
-        connection, label = self._connection(), vectors.label
-        with connection.transaction():
-            if f"vectors_{label}" in [name for names in self._tables() for name in names]:
-                connection.execute(self._sql("TRUNCATE {table}", label))  # of something else
-            else:
-                self._make_table(connection, label)
-            self._copy(connection, vectors)
-            durable.reached(f"lead readers of {self._name} to {label}")
-            self._lead_to(connection, vectors)
-        durable.reached(f"readers of {self._name} are led to {label}")
 
     def _make_table(self, connection: psycopg.Connection[Any], label: str) -> None:
         connection.execute(
@@ -193,35 +215,6 @@ class PgVectorStore:
         ).fetchall()
         names = [str(name) for (name,) in rows]
         return [name for name in names if name == own], [name for name in names if name != own]
-
-    def _purge(self) -> Mapping[str, str]:
-        connection = self._connection()
-        for name in self._tables()[1]:
-            connection.execute(self._sql("DROP TABLE {table}", name.removeprefix("vectors_")))
-            durable.reached(f"a table is dropped in {self._name}")
-        row = connection.execute(
-            "SELECT bool_or(pg_has_role(oid, 'USAGE')) FROM pg_roles WHERE rolname = 'pg_checkpoint'"
-        ).fetchone()
-        if row is not None and row[0]:  # without the right to, the server's next one does it
-            connection.execute("CHECKPOINT")
-        kept = "none" if self._unlogged else "kept by the server until it is recycled or archived"
-        return {"tables": "dropped", "write-ahead log": kept}
-
-    def _read(self) -> Sequence[Block]:
-        connection = self._connection()
-        if not self._tables()[0]:
-            return []
-        statement = self._sql(
-            "COPY (SELECT model, side, id, embedding FROM {view} ORDER BY model, side, id) "
-            "TO STDOUT (FORMAT binary)"
-        )
-        with connection.cursor() as cursor, cursor.copy(statement) as copy:
-            copy.set_types(_COLUMNS)
-            rows = [cast(tuple[str, Side, str, bytes], row) for row in copy.rows()]
-        return [
-            block_of(model, side, [(text, _little_endian(content)) for _, _, text, content in own])
-            for (model, side), own in groupby(rows, key=lambda row: row[:2])
-        ]
 
 
 def _little_endian(content: bytes) -> bytes:

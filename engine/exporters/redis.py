@@ -13,15 +13,14 @@ What is staged takes its place, and ``current`` names it, in one transaction (MU
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from contextlib import contextmanager
+from typing import Any, cast
 
 import redis
 
 from .. import durable
 from .protocol import StoreError, StoreSettings
 from .vectors import Block, Side, VersionVectors, block_of
-
-T = TypeVar("T")
 
 _ROWS_AT_ONCE = 500
 _REWRITE_SECONDS = 600.0
@@ -47,44 +46,92 @@ class RedisStore:
             )
         self._rewrite = bool(options.get("rewrite", True))
         timeout = float(options.get("timeout", 30.0))
-        self._client: Any = self._answered(
-            lambda: redis.Redis.from_url(
+        with self._answered():
+            self._client: Any = redis.Redis.from_url(
                 settings.url,
                 username=options.get("username"),
                 password=settings.password,
                 socket_timeout=timeout,
                 socket_connect_timeout=min(timeout, 5.0),
             )
-        )
 
     def held(self) -> str | None:
         """Return the digest that the version of ``current`` was pushed with."""
-        return self._answered(self._held)
+        with self._answered():
+            label = self._label()
+            digest = label and self._client.hget(self._key(label, "manifest"), "manifest_sha256")
+            return digest.decode() if digest else None
 
     def push(self, vectors: VersionVectors) -> None:
         """Stage all hashes, then rename them and set ``current`` in one transaction."""
-        self._answered(lambda: self._push(vectors))
+        with self._answered():
+            blocks = [block for block in vectors.blocks if block.ids]  # Redis knows no empty hash
+            staged = [("manifest",), *((block.model, block.side) for block in blocks)]
+            self._client.unlink(*(self._key("staged", *parts) for parts in staged))
+            self._client.hset(
+                self._key("staged", "manifest"),
+                mapping={"version": vectors.version, "manifest_sha256": vectors.manifest_sha256},
+            )
+            for block in blocks:
+                self._stage(block)
+            durable.reached(f"lead readers of {self._name} to {vectors.label}")
+            with self._client.pipeline(transaction=True) as swap:
+                swap.unlink(*(self._key(vectors.label, *parts) for parts in staged))
+                for parts in staged:
+                    swap.rename(self._key("staged", *parts), self._key(vectors.label, *parts))
+                swap.set(self._key("current"), vectors.label)
+                swap.execute()
+            durable.reached(f"readers of {self._name} are led to {vectors.label}")
 
     def purge(self) -> Mapping[str, str]:
         """Unlink every other key of the prefix, then have AOF and RDB written anew without them."""
-        return self._answered(self._purge)
+        with self._answered():
+            for key in list(self._other_keys()):
+                self._client.unlink(key)
+            durable.reached(f"other versions are unlinked in {self._name}")
+            if not self._rewrite:
+                return {"files": "left as they were"}
+            try:
+                has_log = self._client.config_get("appendonly")["appendonly"] == "yes"
+                has_dump = bool(self._client.config_get("save")["save"])
+            except (redis.ResponseError, KeyError):
+                return {"files": "unknown: the server does not say whether it writes any"}
+            if has_log:
+                self._written_anew(self._client.bgrewriteaof, "aof_last_bgrewrite_status")
+            if has_dump:
+                self._written_anew(self._client.bgsave, "rdb_last_bgsave_status")
+            return {"aof": "rewritten" if has_log else "none", "rdb": "rewritten" if has_dump else "none"}
 
     def read(self) -> Sequence[Block]:
         """Scan every hash of the current version."""
-        return self._answered(self._read)
+        with self._answered():
+            label = self._label()
+            if label is None:
+                return []
+            own = self._key(label, "")
+            blocks = []
+            for key in sorted(self._client.scan_iter(match=own + "*", count=1000)):
+                model, _, side = key.decode().removeprefix(own).rpartition(":")
+                if model:
+                    rows = dict(self._client.hscan_iter(key, count=_ROWS_AT_ONCE))
+                    named = [(text.decode(), content) for text, content in rows.items()]
+                    blocks.append(block_of(model, cast(Side, side), named))
+            return blocks
 
     def others(self) -> Sequence[str]:
         """Name the keys of the prefix that are not the current version's."""
-        return self._answered(lambda: [key.decode() for key in self._other_keys()])
+        with self._answered():
+            return [key.decode() for key in self._other_keys()]
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
 
-    def _answered(self, ask: Callable[[], T]) -> T:
-        """Ask, and tell an error without what Redis quotes: it may be an id."""
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """Tell an error without what Redis quotes: it may be an id."""
         try:
-            return ask()
+            yield
         except (redis.ConnectionError, redis.TimeoutError, ValueError) as error:
             raise StoreError(f"store {self._name}: {error}") from error
         except redis.RedisError as error:
@@ -97,30 +144,6 @@ class RedisStore:
     def _label(self) -> str | None:
         label = cast(bytes | None, self._client.get(self._key("current")))
         return None if label is None else label.decode()
-
-    def _held(self) -> str | None:
-        label = self._label()
-        digest = label and self._client.hget(self._key(label, "manifest"), "manifest_sha256")
-        return digest.decode() if digest else None
-
-    def _push(self, vectors: VersionVectors) -> None:
-        blocks = [block for block in vectors.blocks if block.ids]  # Redis knows no empty hash
-        staged = [("manifest",), *((block.model, block.side) for block in blocks)]
-        self._client.unlink(*(self._key("staged", *parts) for parts in staged))
-        self._client.hset(
-            self._key("staged", "manifest"),
-            mapping={"version": vectors.version, "manifest_sha256": vectors.manifest_sha256},
-        )
-        for block in blocks:
-            self._stage(block)
-        durable.reached(f"lead readers of {self._name} to {vectors.label}")
-        with self._client.pipeline(transaction=True) as swap:
-            swap.unlink(*(self._key(vectors.label, *parts) for parts in staged))
-            for parts in staged:
-                swap.rename(self._key("staged", *parts), self._key(vectors.label, *parts))
-            swap.set(self._key("current"), vectors.label)
-            swap.execute()
-        durable.reached(f"readers of {self._name} are led to {vectors.label}")
 
     def _stage(self, block: Block) -> None:
         key = self._key("staged", block.model, block.side)
@@ -135,23 +158,6 @@ class RedisStore:
         for key in self._client.scan_iter(match=self._key("*"), count=1000):
             if key != current and not key.startswith(own):
                 yield key
-
-    def _purge(self) -> Mapping[str, str]:
-        for key in list(self._other_keys()):
-            self._client.unlink(key)
-        durable.reached(f"other versions are unlinked in {self._name}")
-        if not self._rewrite:
-            return {"files": "left as they were"}
-        try:
-            has_log = self._client.config_get("appendonly")["appendonly"] == "yes"
-            has_dump = bool(self._client.config_get("save")["save"])
-        except (redis.ResponseError, KeyError):
-            return {"files": "unknown: the server does not say whether it writes any"}
-        if has_log:
-            self._written_anew(self._client.bgrewriteaof, "aof_last_bgrewrite_status")
-        if has_dump:
-            self._written_anew(self._client.bgsave, "rdb_last_bgsave_status")
-        return {"aof": "rewritten" if has_log else "none", "rdb": "rewritten" if has_dump else "none"}
 
     def _written_anew(self, start: Callable[[], Any], status: str) -> None:
         """Have a file written from what is in memory now: one that is being written holds what was before."""
@@ -175,17 +181,3 @@ class RedisStore:
                     f"store {self._name}: Redis has not written its files within {_REWRITE_SECONDS:.0f} s"
                 )
             time.sleep(_LOOK_SECONDS)
-
-    def _read(self) -> Sequence[Block]:
-        label = self._label()
-        if label is None:
-            return []
-        own = self._key(label, "")
-        blocks = []
-        for key in sorted(self._client.scan_iter(match=own + "*", count=1000)):
-            model, _, side = key.decode().removeprefix(own).rpartition(":")
-            if model:
-                rows = dict(self._client.hscan_iter(key, count=_ROWS_AT_ONCE))
-                named = [(text.decode(), content) for text, content in rows.items()]
-                blocks.append(block_of(model, cast(Side, side), named))
-        return blocks
