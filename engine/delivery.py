@@ -122,12 +122,13 @@ class Delivery(Closable):
     def _try_all(self) -> None:
         number, digest = read_current(self._paths)
         vectors = read_vectors(self._paths, read_manifest(self._paths, number, digest), digest)
+        expected = digest_of(vectors.blocks)
         self.errors = {}
         for target in self._targets:
             name = target.settings.name
             try:
                 if not self._has(target, digest):
-                    self._confirmed[name] = (digest, _delivered(target, vectors))
+                    self._confirmed[name] = (digest, _delivered(target, vectors, expected))
             except StoreError as error:
                 self.errors[name] = str(error)
         self._wait = min(_LONGEST_WAIT, max(_FIRST_WAIT, 2 * self._wait)) if self.errors else 0.0
@@ -152,11 +153,12 @@ def check_stores(paths: StatePaths) -> dict[str, str]:
     """
     number, digest = read_current(paths)
     vectors = read_vectors(paths, read_manifest(paths, number, digest), digest)
+    expected = digest_of(vectors.blocks)
     found = {}
     for settings in store_settings(paths):
         with closing(open_store(settings)) as store:
             try:
-                found[settings.name] = _wrong(_Target(settings, store), vectors, digest_of(vectors.blocks))
+                found[settings.name] = _wrong(_Target(settings, store), vectors, expected)
             except StoreError as error:
                 found[settings.name] = str(error)
     return found
@@ -181,8 +183,12 @@ def _gives_back(store: VectorStore, expected: str) -> bool:
         return False
 
 
-def _delivered(target: _Target, vectors: VersionVectors) -> Confirmation:
+def _delivered(target: _Target, vectors: VersionVectors, expected: str) -> Confirmation:
     """Bring a version to one store, erase every other there, and read back what it holds.
+
+    Parameters
+    ----------
+    expected : the digest of the version's vectors.
 
     Raises
     ------
@@ -191,7 +197,6 @@ def _delivered(target: _Target, vectors: VersionVectors) -> Confirmation:
     """
     store, settings = target.store, target.settings
     started = time.perf_counter()
-    expected = digest_of(vectors.blocks)
     if store.held() != vectors.manifest_sha256:
         store.push(vectors)
     elif not _gives_back(store, expected):
