@@ -142,24 +142,30 @@ def table_format(path: Path) -> str:
     return "parquet" if start[:4] == b"PAR1" else "arrow" if start == b"ARROW1" else ""
 
 
+def column_names(path: Path, kind: str) -> list[str]:
+    """Return the columns of a file of that format."""
+    return list(pl.read_parquet_schema(path) if kind == "parquet" else pl.read_ipc_schema(path))
+
+
+def read_columns(path: Path, kind: str, names: list[str]) -> pl.DataFrame:
+    """Read some columns of a file of that format."""
+    read = pl.read_parquet if kind == "parquet" else pl.read_ipc
+    return read(path, columns=names)
+
+
 def _holds_one(path: Path, wanted: list[str], needles: Needles, only_tail: bool) -> bool:
     try:
-        if table_format(path):
-            return _decoded_hit(path, wanted)
+        if kind := table_format(path):
+            return _decoded_hit(path, kind, wanted)
     except UNREADABLE:
         pass  # a damaged file, or one that only begins like a table, is searched as bytes
     return needles.longest > 0 and _bytes_hit(path, needles, only_tail)
 
 
-def _decoded_hit(path: Path, wanted: list[str]) -> bool:
-    if table_format(path) == "parquet":
-        if "user_id" not in pl.read_parquet_schema(path):
-            return False
-        ids = pl.read_parquet(path, columns=["user_id"])["user_id"]
-    else:
-        if "user_id" not in pl.read_ipc_schema(path):
-            return False
-        ids = pl.read_ipc(path, columns=["user_id"])["user_id"]
+def _decoded_hit(path: Path, kind: str, wanted: list[str]) -> bool:
+    if "user_id" not in column_names(path, kind):
+        return False
+    ids = read_columns(path, kind, ["user_id"])["user_id"]
     return bool(ids.is_in(ids_series("user_id", wanted, ids.dtype).implode()).any())
 
 

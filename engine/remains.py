@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from .fence import FenceKey
-from .purge import UNREADABLE, ScanResult, search, table_format
+from .purge import UNREADABLE, ScanResult, column_names, read_columns, search, table_format
 from .reading import reading
 from .requests import is_distinctive
 from .state import StatePaths
@@ -68,12 +68,11 @@ def scan_for_erased(
 
 
 def _table_holds(path: Path, kind: str, erased: Erased, is_published: bool) -> bool:
-    names = list(pl.read_parquet_schema(path) if kind == "parquet" else pl.read_ipc_schema(path))
+    names = column_names(path, kind)
     wanted = [name for name in names if name in ("user_id", "item_id") or not is_published]
     if is_published and "user_id" not in names:
         return False
-    read = pl.read_parquet if kind == "parquet" else pl.read_ipc
-    frame = read(path, columns=wanted)
+    frame = read_columns(path, kind, wanted)
     if "user_id" in wanted and erased.has_user(frame["user_id"].unique()):
         return True
     if {"user_id", "item_id"} <= set(wanted) and erased.has_pair(frame):
