@@ -211,6 +211,64 @@ def test_a_reader_never_sees_half_a_version(store, request):
     assert len({user for user, *_ in seen}) > 1
 
 
+def assert_stores_hold(state, vectors):
+    """Read every store of a state back: it has these vectors, and nothing of another version."""
+    for one in store_settings(StatePaths(state)):
+        with contextlib.closing(open_store(one)) as stored:
+            assert digest_of(stored.read()) == digest_of(vectors.blocks)
+            assert stored.others() == []
+
+
+def assert_written(user, redis, postgres):
+    """Find a user's id in the files of both servers: in Redis's dump, and in its append-only file."""
+    written = {path.name for path in in_files(redis.directory, user)}
+    assert "dump.rdb" in written
+    assert len(written) > 1  # the append-only file
+    with postgres.connect() as connection:
+        connection.execute("ANALYZE")
+        connection.execute("CHECKPOINT")
+    assert in_files(postgres.directory / "base", user)
+
+
+def assert_redis_serves(server, snap, gone):
+    """Ask by key: the vectors of who stayed, none of who is gone, in no file either."""
+    with server.client() as client:
+        label = client.get("shop:current").decode()
+        assert client.hget(f"shop:{label}:spectral_mf:users", gone) is None
+        stored = np.frombuffer(client.hget(f"shop:{label}:spectral_mf:users", "person-03"), "<f4")
+        assert np.array_equal(stored, snap.user_vector("person-03").astype("<f4"))
+    assert in_files(server.directory, gone) == []
+
+
+def assert_postgres_serves(server, snap, gone):
+    """Ask by query: the users who stayed and the best item of one; of who is gone only the log's pages."""
+    with server.connect() as connection:
+        rows = connection.execute("SELECT id FROM shop.vectors WHERE side = 'users'").fetchall()
+        assert {user for (user,) in rows} == {str(user) for user in snap.user_ids()}
+        best = connection.execute(
+            "SELECT i.id FROM shop.vectors u, shop.vectors i WHERE u.id = 'person-03' AND u.side = 'users' "
+            "AND i.side = 'items' ORDER BY u.embedding <#> i.embedding LIMIT 1"
+        ).fetchone()
+        scores = {item: snap.user_vector("person-03") @ snap.item_vector(item) for item in snap._items.series}
+        assert best == (max(scores, key=scores.get),)
+    left = in_files(server.directory, gone)
+    assert {path.parent.name for path in left} <= {"pg_wal"}  # as the receipt says
+
+
+def assert_receipts_name_both(state, after):
+    """Each receipt says of both stores what they were found to hold, and when."""
+    receipts = receipts_of(state)
+    assert len(receipts) == 2
+    for receipt in receipts:
+        assert [(one["name"], one["kind"], one["version"]) for one in receipt["stores"]] == [
+            ("web", "redis", 2), ("db", "pgvector", 2),
+        ]  # fmt: skip
+        assert all(one["vectors_sha256"] == digest_of(after.blocks) for one in receipt["stores"])
+        assert all((one["users"], one["items"]) == (33, after.count("items")) for one in receipt["stores"])
+        assert receipt["stores"][0]["files"] == {"aof": "rewritten", "rdb": "rewritten"}
+        assert receipt["received"] < receipt["stores"][1]["confirmed"] < receipt["erased"]
+
+
 def test_a_user_who_is_forgotten_is_gone_from_both_stores_and_the_receipt_says_so(
     tmp_path, redis_at, postgres, monkeypatch
 ):
@@ -226,51 +284,17 @@ def test_a_user_who_is_forgotten_is_gone_from_both_stores_and_the_receipt_says_s
     with Engine.open(state) as engine:
         before = published(state)
         assert before.count("users") == 34
-        for one in store_settings(engine.paths):
-            with contextlib.closing(open_store(one)) as stored:
-                assert digest_of(stored.read()) == digest_of(before.blocks)
-        written = {path.name for path in in_files(redis_at.directory, "erased-unique-2")}
-        assert "dump.rdb" in written
-        assert len(written) > 1  # the append-only file
-        with postgres.connect() as connection:
-            connection.execute("ANALYZE")
-            connection.execute("CHECKPOINT")
-        assert in_files(postgres.directory / "base", "erased-unique-2")
-
+        assert_stores_hold(state, before)
+        assert_written("erased-unique-2", redis_at, postgres)
         report = ask(engine, AccountDeletion("e-1", "erased-unique-2"), InteractionRemoval("e-2", *ROWS[-1]))
         assert report.erased == 2
         after = published(state)
-        for one in store_settings(engine.paths):
-            with contextlib.closing(open_store(one)) as stored:
-                assert digest_of(stored.read()) == digest_of(after.blocks) != digest_of(before.blocks)
-                assert stored.others() == []
+        assert digest_of(after.blocks) != digest_of(before.blocks)
+        assert_stores_hold(state, after)
     snap = load_snapshot(state)
-    with redis_at.client() as client:
-        label = client.get("shop:current").decode()
-        assert client.hget(f"shop:{label}:spectral_mf:users", "erased-unique-2") is None
-        stored = np.frombuffer(client.hget(f"shop:{label}:spectral_mf:users", "person-03"), "<f4")
-        assert np.array_equal(stored, snap.user_vector("person-03").astype("<f4"))
-    with postgres.connect() as connection:
-        rows = connection.execute("SELECT id FROM shop.vectors WHERE side = 'users'").fetchall()
-        assert {user for (user,) in rows} == {str(user) for user in snap.user_ids()}
-        best = connection.execute(
-            "SELECT i.id FROM shop.vectors u, shop.vectors i WHERE u.id = 'person-03' AND u.side = 'users' "
-            "AND i.side = 'items' ORDER BY u.embedding <#> i.embedding LIMIT 1"
-        ).fetchone()
-        scores = {item: snap.user_vector("person-03") @ snap.item_vector(item) for item in snap._items.series}
-        assert best == (max(scores, key=scores.get),)
-    assert in_files(redis_at.directory, "erased-unique-2") == []
-    left = in_files(postgres.directory, "erased-unique-2")
-    assert {path.parent.name for path in left} <= {"pg_wal"}  # as the receipt says
-
-    for receipt in receipts_of(state):
-        assert [(one["name"], one["kind"], one["version"]) for one in receipt["stores"]] == [
-            ("web", "redis", 2), ("db", "pgvector", 2),
-        ]  # fmt: skip
-        assert all(one["vectors_sha256"] == digest_of(after.blocks) for one in receipt["stores"])
-        assert all((one["users"], one["items"]) == (33, after.count("items")) for one in receipt["stores"])
-        assert receipt["stores"][0]["files"] == {"aof": "rewritten", "rdb": "rewritten"}
-        assert receipt["received"] < receipt["stores"][1]["confirmed"] < receipt["erased"]
+    assert_redis_serves(redis_at, snap, "erased-unique-2")
+    assert_postgres_serves(postgres, snap, "erased-unique-2")
+    assert_receipts_name_both(state, after)
     shown = tmp_path / "receipt.json"
     invoke("receipts", "show", "0", "--state", state, "--output", shown)
     printed = invoke("receipts", "verify", shown, "--state", state).output
