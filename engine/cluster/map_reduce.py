@@ -32,7 +32,7 @@ def map_reduce(
     partitions: Sequence[Partition],
     fn: Callable[[Partition], Result],
     merge: Callable[[Result, Result], Result],
-    run: "Run | None" = None,
+    run: Run | None = None,
 ) -> Result:
     """Apply a function to each partition and merge the results.
 

@@ -5,14 +5,14 @@ Needs ``pip install 'recunlearn[spark]'`` on the driver and on every worker, a J
 that every worker can read under the same path.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from .map_reduce import Partition, Result, merged
 from .packing import pack, unpack
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
 FAN_IN: Final = 8
 """Results that one task of the tree merges."""
@@ -60,7 +60,8 @@ class Spark:
         while tasks > 1:
             tasks = -(-tasks // FAN_IN)
             results = results.repartition(tasks, "result").mapInArrow(_reduced(merge), _SCHEMA)
-        return _collected(results, merge)
+        total: Result = merged(_results(results.collect()), merge)
+        return total
 
 
 def _mapped(
@@ -89,12 +90,7 @@ def _reduced(merge: Callable[[Result, Result], Result]) -> Callable[[Iterator[An
     return task
 
 
-def _collected(results: "DataFrame", merge: Callable[[Result, Result], Result]) -> Result:
-    total: Result = merged(_results([row.asDict() for row in results.collect()]), merge)
-    return total
-
-
-def _results(rows: list[dict[str, Any]]) -> Iterator[Any]:
+def _results(rows: Iterable[Any]) -> Iterator[Any]:
     """Put pieces together and read the results, by number, one at a time."""
     pieces: dict[int, dict[int, bytes]] = {}
     for row in rows:
