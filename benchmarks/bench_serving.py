@@ -15,10 +15,11 @@ import argparse
 import json
 import random
 import shutil
+import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from bench_cycle import frame_of
 from recunlearn.engine.fence import Fence
 from recunlearn.engine.state import StatePaths
 from recunlearn.engine.version import read_current
-from serving_checks import Kept, fence_record, fenced_at, wrong_answers
+from serving_checks import Kept, answer, fence_record, fenced_at, wrong_answers
 
 PATH = "/v1/users/{}/recommendations?n=10"
 N = 10
@@ -70,28 +71,19 @@ class People:
         return self._random.choice(self.gone if draw < 0.2 else self.staying)
 
 
-class Erasing(threading.Thread):
+class Erasing:
     """Sends deletions to a worker one after the other, and keeps each version that comes of it."""
 
     def __init__(
         self, paths: StatePaths, people: People, users: list[str], kept: Kept | None, pause: float
     ) -> None:
-        super().__init__(name="erasing")
         self._paths, self._people, self._users, self._kept, self._pause = paths, people, users, kept, pause
         self._fence = None if kept is None else Fence(paths.root)
-        self.error: BaseException | None = None
 
     def run(self) -> None:
         """Erase all of them."""
-        try:
-            for user in self._users:
-                self._erase(user)
-        except BaseException as error:  # noqa: BLE001  told to whoever joins
-            self.error = error
-
-    def ended(self, _seconds: float) -> bool:
-        """Tell whether all are erased."""
-        return not self.is_alive()
+        for user in self._users:
+            self._erase(user)
 
     def _erase(self, user: str) -> None:
         before, _ = read_current(self._paths)
@@ -173,6 +165,7 @@ def under_load(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         serve = [*processes.COMMAND, "serve", "--port", "0", "--state", str(state)]
         server = enter(processes.started(*serve, says_url=True))
         bare = enter(started_bare(folder, kept, people))
+        background = enter(ThreadPoolExecutor(1))
         per_round = options.swaps // options.rounds
         for each, user in ((paths, people.leaving[-1]), (StatePaths(other), people.leaving[-1])):
             warm = Erasing(each, people, [user], kept if each is paths else None, 0.0)
@@ -188,12 +181,11 @@ def under_load(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                 (SWAPS, paths, people.leaving[: options.swaps][part], kept),
                 (ELSEWHERE, StatePaths(other), people.leaving[options.swaps : -1][part], None),
             ):
-                erasing = Erasing(where, people, gone, keeping, options.pause)
-                erasing.start()
-                runs[kind].append(measure(server, workers, people, options.rate, erasing.ended))
-                erasing.join()
-                if erasing.error is not None:
-                    raise erasing.error
+                erasing = background.submit(Erasing(where, people, gone, keeping, options.pause).run)
+                runs[kind].append(
+                    measure(server, workers, people, options.rate, lambda _, erased=erasing: erased.done())
+                )
+                erasing.result()
                 people.going = people.staying[0]
     figures = {kind: summary(found) for kind, found in runs.items()}
     of_server = [e for kind in (STILL, SWAPS, ELSEWHERE) for run in runs[kind] for e in run["exchanges"]]
@@ -203,15 +195,11 @@ def under_load(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 def started_bare(folder: Path, kept: Kept, people: People) -> Any:
     """Start the dict: the first version's answers for everybody who is asked for."""
     snapshot = kept.load(1)
-    answers = {}
-    for user in [*people.staying, *people.leaving]:
-        items, scores = snapshot.recommend(user, N)
-        listed = [{"item_id": i, "score": s} for i, s in zip(items.tolist(), scores.tolist(), strict=True)]
-        answers[user] = {"version": 1, "model": snapshot.models[0], "items": listed}
+    answers = {user: answer(snapshot, user, N) for user in [*people.staying, *people.leaving]}
     path = folder / "answers.json"
     path.write_text(json.dumps(answers))
     script = Path(__file__).with_name("bare_server.py")
-    return processes.started(processes.sys.executable, str(script), str(path), says_url=True)
+    return processes.started(sys.executable, str(script), str(path), says_url=True)
 
 
 def checks(

@@ -8,7 +8,7 @@ import asyncio
 import gc
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import uvloop
@@ -154,11 +154,9 @@ async def _run(
 ) -> Load:
     host, _, port = url.removeprefix("http://").rpartition(":")
     loop, pool = asyncio.get_running_loop(), _Pool(path, f"{host}:{port}")
-    connections: Sequence[_Connection] = []
     for _ in range(CONNECTIONS):
         _, connection = await loop.create_connection(lambda: _Connection(pool), host, int(port))
-        connections = [*connections, connection]
-    pool.free.extend(connections)
+        pool.free.append(connection)
     start, cpu, asked, late = time.perf_counter(), time.process_time(), 0, []
     while not ended(now := time.perf_counter() - start):
         while asked < now * rate:

@@ -60,7 +60,7 @@ def wrong_answers(exchanges: Iterable[Exchange], kept: Kept, n: int) -> list[str
             continue
         snapshot = kept.load(version)
         for user, bodies in users.items():
-            expected = _answer(snapshot, user, n)
+            expected = answer(snapshot, user, n)
             wrong.extend(
                 f"version {version}, {user}: {body.decode()}"
                 for body in bodies
@@ -69,7 +69,8 @@ def wrong_answers(exchanges: Iterable[Exchange], kept: Kept, n: int) -> list[str
     return wrong
 
 
-def _answer(snapshot: Snapshot, user: str, n: int) -> dict[str, Any] | None:
+def answer(snapshot: Snapshot, user: str, n: int) -> dict[str, Any] | None:
+    """Write the answer about a user as the server words it; None for who is not in the version."""
     if not snapshot.has_user(user):
         return None
     items, scores = snapshot.recommend(user, n)
