@@ -22,10 +22,6 @@ class Letters(LedgerFile):
         )
         return {(partition, offset): DeadLetter(partition, offset, why) for partition, offset, why in rows}
 
-    def sources_of_letters(self) -> list[str]:
-        """Return the sources that have dead letters."""
-        return [name for (name,) in self._connection.execute("SELECT DISTINCT source FROM dead_letters")]
-
     def close_letters(self, source: str, coordinates: Collection[Coordinates]) -> int:
         """Note that somebody found these records to ask for nothing; returns how many were open."""
         with self._transaction("close dead letters") as connection:
