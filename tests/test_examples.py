@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from recunlearn.engine.fitting import fit
 from recunlearn.engine.requests import AccountDeletion
 from recunlearn.engine.snapshot import load_snapshot
 
+from .brokers.apache import free_ports
 from .popularity import ask, interactions
 from .real import need
 
@@ -78,9 +78,7 @@ def test_java_refuses_a_file_that_is_not_what_was_published(state):
 
 def test_workers_of_a_service_follow_by_themselves_and_refuse_the_forgotten(state):
     """Two processes of uvicorn: both swap to the version without the user, and nobody tells who left."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     process = subprocess.Popen(
         [
             sys.executable, "-m", "uvicorn", "service:app", "--app-dir", EXAMPLES, "--workers", "2",
