@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +108,17 @@ def grep(folder: Path) -> list[str]:
     return sorted(found)
 
 
+def get(port: int, path: str) -> tuple[int, bytes]:
+    """Ask the server over a connection of its own; returns status and body."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
 def ask(port: int, user: str) -> int:
     """Ask for recommendations; returns the status."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    connection.request("GET", f"/v1/users/{user}/recommendations")
-    status = connection.getresponse().status
-    connection.close()
-    return status
+    return get(port, f"/v1/users/{user}/recommendations")[0]
 
 
 def measure(folder: Path, users: int, asked: bool, later: int) -> list[dict[str, Any]]:
@@ -137,7 +142,8 @@ def measure(folder: Path, users: int, asked: bool, later: int) -> list[dict[str,
         ran = recunlearn("run", "--state", state, "--once")
         (log / "run.txt").write_text(ran)
         deadline = time.monotonic() + 60
-        while f'"version": {2}' not in str(status(port)) and time.monotonic() < deadline:
+        while served_version(port) != 2:
+            assert time.monotonic() < deadline, "the server did not swap"
             time.sleep(0.1)
         rows.append(row("swapped", server.pid, folder))
         for person in people:
@@ -149,13 +155,9 @@ def measure(folder: Path, users: int, asked: bool, later: int) -> list[dict[str,
     return rows
 
 
-def status(port: int) -> str:
-    """Return what the server says of the version that it serves."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    connection.request("GET", "/readyz")
-    text = connection.getresponse().read().decode()
-    connection.close()
-    return json.dumps(json.loads(text))
+def served_version(port: int) -> int:
+    """Return which version the server says that it serves."""
+    return int(json.loads(get(port, "/readyz")[1])["version"])
 
 
 def row(moment: str, pid: int, folder: Path) -> dict[str, Any]:
