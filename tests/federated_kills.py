@@ -15,9 +15,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 from federation import Federation, rows_of
+from forks import ended, forked
 from recunlearn.engine import durable
 from recunlearn.streaming.federated.coordinator import Coordinator
 from recunlearn.streaming.federated.coordinator_state import read_state
@@ -40,26 +39,6 @@ def made(folder):
     """Make the federation and its first version."""
     federation = Federation(folder, {name: rows_of(users_of(name), k) for k, name in enumerate(SILOS)})
     federation.round()
-
-
-def forked(function):
-    """Run ``function`` in a fork; returns its process id."""
-    child = os.fork()
-    if child:
-        return child
-    try:
-        function()
-        os._exit(0)
-    except BaseException as error:  # noqa: BLE001  the parent asks for the exit status
-        os.write(2, f"{error!r}\n".encode())
-        os._exit(1)
-
-
-def ended(child):
-    """Wait for a child; returns whether it was killed."""
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or status == 0, status
-    return os.WIFSIGNALED(status)
 
 
 def look(folder, name):

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import polars as pl
+from forks import forked
 from recunlearn.engine.engine import Engine
 from recunlearn.engine.fence import FenceKey
 from recunlearn.engine.fitting import fit
@@ -70,19 +71,6 @@ def work(state, once):
     """Run the worker as it is run."""
     with Engine.open(state) as engine:
         Worker(engine, lambda: Journal(state / "journal"), once=once).run()
-
-
-def forked(function):
-    """Run ``function`` in a fork; returns its process id."""
-    child = os.fork()
-    if child:
-        return child
-    try:
-        function()
-        os._exit(0)
-    except BaseException as error:  # noqa: BLE001  the parent asks for the exit status
-        os.write(2, f"{error!r}\n".encode())
-        os._exit(1)
 
 
 def finished(function):

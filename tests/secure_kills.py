@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
+from forks import ended, forked
 from recunlearn.engine import durable
 from recunlearn.engine.signing import SigningKey, public_pem
 from recunlearn.models.sums import Statistic, merge, sums_of
@@ -54,18 +55,12 @@ class Folders:
 
     def killed(self, folder, at):
         """Run the silo in the east until its step ``at``; whether it got there."""
-        child = os.fork()
-        if not child:
+
+        def doomed():
             os.environ["RECUNLEARN_KILL_AT"] = str(durable._steps + at)
-            try:
-                self.look(folder, "east")
-                os._exit(0)
-            except BaseException as error:  # noqa: BLE001  the parent asks for the exit status
-                os.write(2, f"{error!r}\n".encode())
-                os._exit(1)
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status) or status == 0, status
-        return os.WIFSIGNALED(status)
+            self.look(folder, "east")
+
+        return ended(forked(doomed))
 
     def everybody(self, folder):
         """Run each silo, then the coordinator."""
