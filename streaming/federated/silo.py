@@ -21,6 +21,7 @@ from ...models.sums import Statistic, SumsError, sums_of, weigh_rows
 from .board import RECEIPT_TYPE, REFUSAL_TYPE, Board, Charter, Receipt, Refusal, read_signed
 from .message import FORMAT, FederationError, Header, Kind, digest_of, key_of, seal, write_arrow
 from .silo_state import (
+    STATE,
     Done,
     Outgoing,
     Pending,
@@ -70,7 +71,7 @@ def join(
         The key is none.
     """
     paths = StatePaths(root)
-    if (root / "silo.json").exists():
+    if (root / STATE).exists():
         raise FederationError(f"{root} has a silo already; use another directory")
     read_public_key(coordinator)
     durable.make_directory(paths.keys)
@@ -195,15 +196,14 @@ class Silo(Closable):
                 state.done.append(Done(receipt.key, one.kind, one.erases, receipt.epoch, receipt.version))
                 state.left |= one.kind == "leave"
                 erased += one.erases
+                write_state(self._root, state)
                 continue
             refusal = read_signed(self.board.refusal(*place), REFUSAL_TYPE, self._coordinator, Refusal)
             if refusal is not None and epoch == state.epoch:
-                write_state(self._root, state)
                 raise FederationError(
                     f"the coordinator refused message {refusal.key}: {refusal.why}; look into it, "
                     "then have a new epoch begun: recunlearn coordinator extend --again"
                 )
-        write_state(self._root, state)
         return erased
 
     def _require_own(self, key: str, party: str, one: Outgoing) -> None:
