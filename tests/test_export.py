@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def store(request, tmp_path):
         settings = StoreSettings("web", "redis", request.getfixturevalue("redis_at").url, "not told")
     else:
         url = request.getfixturevalue("postgres").url
-        settings = StoreSettings("db", "pgvector", url, None, {"schema": f"t{abs(hash(tmp_path))}"})
+        settings = StoreSettings("db", request.param, url, None, {"schema": f"t{abs(hash(tmp_path))}"})
     with_store = open_store(settings)
     yield with_store
     with_store.close()
@@ -83,6 +84,15 @@ def configure(state, *tables):
     with StatePaths(state).config.open("a") as file:
         for table in tables:
             file.write("\n[[export]]\n" + "".join(f"{key} = {json.dumps(v)}\n" for key, v in table.items()))
+
+
+@pytest.fixture
+def state(tmp_path, redis_at, monkeypatch):
+    """Fit a state whose one store is the Redis."""
+    fit(tmp_path / "state", interactions(ROWS), MODELS)
+    monkeypatch.setenv("RECUNLEARN_EXPORT_WEB_PASSWORD", "not told")
+    configure(tmp_path / "state", {"name": "web", "kind": "redis", "url": redis_at.url})
+    return tmp_path / "state"
 
 
 def receipts_of(state):
@@ -185,10 +195,10 @@ def test_a_reader_never_sees_half_a_version(store, request):
     stop, seen, errors = threading.Event(), [], []
     if hasattr(store, "_schema"):
         server, schema = request.getfixturevalue("postgres"), store._schema
-        look = lambda: _postgres_pair(server, schema)  # noqa: E731
+        look = partial(_postgres_pair, server, schema)
     else:
         server = request.getfixturevalue("redis_at")
-        look = lambda: _redis_pair(server)  # noqa: E731
+        look = partial(_redis_pair, server)
 
     def read():
         try:
@@ -324,14 +334,8 @@ def invoke(*arguments, rc=0):
     return result
 
 
-def test_a_store_that_is_down_keeps_requests_from_being_erased_and_nothing_else(
-    tmp_path, redis_at, monkeypatch
-):
+def test_a_store_that_is_down_keeps_requests_from_being_erased_and_nothing_else(state, redis_at):
     """Fenced, published, purged here, the next cycles too; erased, with receipts, when it is back."""
-    state = tmp_path / "state"
-    fit(state, interactions(ROWS), MODELS)
-    monkeypatch.setenv("RECUNLEARN_EXPORT_WEB_PASSWORD", "not told")
-    configure(state, {"name": "web", "kind": "redis", "url": redis_at.url})
     with Engine.open(state) as engine, contextlib.closing(Fence(state)) as fence:
         redis_at.kill()
         assert ask(engine, AccountDeletion("e-1", "erased-unique-1")).erased == 0
@@ -358,12 +362,8 @@ def test_a_store_that_is_down_keeps_requests_from_being_erased_and_nothing_else(
     ]  # fmt: skip
 
 
-def test_a_worker_ends_loudly_while_a_store_is_down_and_the_next_finishes(tmp_path, redis_at, monkeypatch):
+def test_a_worker_ends_loudly_while_a_store_is_down_and_the_next_finishes(state, redis_at):
     """`run --once`: exit code 1 and the store's name; the next erases, and puts right what was altered."""
-    state = tmp_path / "state"
-    fit(state, interactions(ROWS), MODELS)
-    monkeypatch.setenv("RECUNLEARN_EXPORT_WEB_PASSWORD", "not told")
-    configure(state, {"name": "web", "kind": "redis", "url": redis_at.url})
     invoke("forget", "--state", state, "--user", "erased-unique-1")
     redis_at.kill()
     said = invoke("run", "--state", state, "--once", rc=1).output
@@ -388,14 +388,8 @@ def test_a_worker_ends_loudly_while_a_store_is_down_and_the_next_finishes(tmp_pa
             assert "all is well" in invoke("verify", "--state", state, "--stores").output
 
 
-def test_a_store_that_was_set_back_is_at_the_published_version_after_the_next_start(
-    tmp_path, redis_at, monkeypatch
-):
+def test_a_store_that_was_set_back_is_at_the_published_version_after_the_next_start(state, redis_at):
     """Somebody restores yesterday's copy of the store: the erased are gone again when the worker starts."""
-    state = tmp_path / "state"
-    fit(state, interactions(ROWS), MODELS)
-    monkeypatch.setenv("RECUNLEARN_EXPORT_WEB_PASSWORD", "not told")
-    configure(state, {"name": "web", "kind": "redis", "url": redis_at.url})
     with Engine.open(state) as engine:
         with redis_at.client() as client:
             copy = {key: client.dump(key) for key in client.keys("recunlearn:*")}
@@ -412,12 +406,8 @@ def test_a_store_that_was_set_back_is_at_the_published_version_after_the_next_st
     assert in_files(redis_at.directory, "erased-unique-1") == []
 
 
-def test_a_damaged_version_is_not_pushed(tmp_path, redis_at, monkeypatch):
+def test_a_damaged_version_is_not_pushed(state, redis_at):
     """One bit of the vectors is another than was published: the file is named, and the store gets nothing."""
-    state = tmp_path / "state"
-    fit(state, interactions(ROWS), MODELS)
-    monkeypatch.setenv("RECUNLEARN_EXPORT_WEB_PASSWORD", "not told")
-    configure(state, {"name": "web", "kind": "redis", "url": redis_at.url})
     path = state / "versions" / "000001" / "spectral_mf" / "user_factors.arrow"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
