@@ -88,10 +88,11 @@ def partition_by_user(
         frame = rows.slice(start, ROWS_AT_A_TIME).collect()
         frame = frame.with_columns(partition_of(frame["user_id"], count))
         for (home,), part in frame.partition_by("_home", as_dict=True).items():
-            files[int(home)] = folder / f"{int(home):04d}"
-            durable.make_directory(files[int(home)])
-            path = files[int(home)] / f"{number:06d}.parquet"
-            durable.create(path, part.drop("_home").write_parquet)
+            own = files[int(home)] = folder / f"{int(home):04d}"
+            durable.make_directory(own)
+            durable.create(own / f"{number:06d}.parquet", part.drop("_home").write_parquet)
+    for own in files.values():
+        durable.sync_directory(own)
     return Partitions(dict(sorted(files.items())), count)
 
 
