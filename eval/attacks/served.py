@@ -110,7 +110,7 @@ def served_arrays(arrays: Arrays, score: Callable[[Interactions], FloatMatrix], 
     if "item_factors" in arrays:
         items = np.array(arrays["item_factors"], dtype=np.float64)
         users = np.array(arrays["user_factors"], dtype=np.float64) if "user_factors" in arrays else None
-        return Served(items, "vectors", score, users, sum_rows=lambda at: items[at] @ items.T)
+        return _of_vectors(items, users, score)
     for name in ("similarity", "item_weights"):
         if name in arrays:
             return Served(arrays[name].copy(), "weights", score)
@@ -144,6 +144,12 @@ def served_factors(
     def score(rows: Interactions) -> FloatMatrix:
         return np.asarray((sp.csr_matrix(rows) @ solved.T) @ items.T, dtype=np.float64)
 
+    return _of_vectors(items, users, score)
+
+
+def _of_vectors(
+    items: FloatMatrix, users: FloatMatrix | None, score: Callable[[Interactions], FloatMatrix]
+) -> Served:
     return Served(items, "vectors", score, users, sum_rows=lambda at: items[at] @ items.T)
 
 
@@ -175,7 +181,7 @@ def _of_factorization(model: ForgettableModel, twin: Any, arrays: dict[str, Any]
         return np.asarray(folded, dtype=np.float64) @ items.T
 
     if "item_scale" not in arrays:
-        return Served(items, "vectors", score, users, sum_rows=lambda at: items[at] @ items.T)
+        return _of_vectors(items, users, score)
     settings, scale = cast(Any, model), np.asarray(arrays["item_scale"], dtype=np.float64)
     half = spectral_sums(items, scale, settings.regularization)
     power = settings.item_power
