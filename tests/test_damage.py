@@ -25,7 +25,7 @@ from recunlearn.engine.snapshot import load_snapshot
 from recunlearn.engine.state import StateError, StatePaths
 from recunlearn.engine.verification import verify_state
 
-from .popularity import interactions
+from .popularity import ask, interactions
 
 ROWS = [(user, item) for user in ("anna", "bob", "cleo", "dora") for item in ("x", "y", "z")]
 PARTS = int(os.environ.get("RECUNLEARN_DAMAGES", "8"))
@@ -39,8 +39,7 @@ def state(tmp_path_factory):
     fit(folder, interactions(ROWS), {"popularity": {}})
     with Engine.open(folder) as engine:
         for request in (AccountDeletion("e-1", "anna"), InteractionRemoval("e-2", "bob", "y")):
-            engine.ledger.record([Received(request)])
-            engine.apply(engine.pending())
+            ask(engine, request)
     return folder
 
 

@@ -30,6 +30,7 @@ from recunlearn.engine.snapshot import load_snapshot
 from recunlearn.engine.state import StateError, StatePaths
 from recunlearn.engine.verification import verify_state
 
+from .popularity import ask
 from .popularity import interactions as popular
 
 ROWS = [(user, item) for user in ("anna", "bob", "cleo", "dora") for item in ("x", "y", "z")]
@@ -42,8 +43,7 @@ def state(tmp_path_factory):
     fit(folder, popular(ROWS), {"popularity": {"weight": 2.0}})
     with Engine.open(folder) as engine:
         for request in (AccountDeletion("e-1", "anna"), InteractionRemoval("e-2", "bob", "y")):
-            engine.ledger.record([Received(request)])
-            engine.apply(engine.pending())
+            ask(engine, request)
     paths = StatePaths(folder)
     with Ledger(paths.ledger, FenceKey.load(paths)) as ledger:
         ledger.purge()

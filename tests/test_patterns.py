@@ -6,7 +6,6 @@ import pytest
 import scipy.sparse as sp
 from recunlearn.engine.engine import Engine
 from recunlearn.engine.fitting import fit
-from recunlearn.engine.ledger import Received
 from recunlearn.engine.patterns import pattern_problems
 from recunlearn.engine.purge import purge
 from recunlearn.engine.requests import AccountDeletion
@@ -22,7 +21,7 @@ from recunlearn.engine.version import (
     write_version,
 )
 
-from .popularity import interactions
+from .popularity import ask, interactions
 
 ROWS = [("anna", "x"), ("anna", "y"), ("bob", "x"), ("bob", "z"), ("cleo", "y"), ("cleo", "w")]
 ROWS += [("gone-one", item) for item in ("w", "z", "only-theirs")]
@@ -33,8 +32,7 @@ def state(tmp_path):
     """Erase the one user who had two of the items together, and one item alone."""
     fit(tmp_path / "state", interactions(ROWS), {"item_knn": {"K": 5}})
     with Engine.open(tmp_path / "state") as engine:
-        engine.ledger.record([Received(AccountDeletion("e-1", "gone-one"))])
-        engine.apply(engine.pending())
+        ask(engine, AccountDeletion("e-1", "gone-one"))
     assert verify_state(tmp_path / "state").problems == []
     return tmp_path / "state"
 

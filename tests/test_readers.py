@@ -11,7 +11,6 @@ import typer.testing
 from recunlearn import cli
 from recunlearn.engine.engine import Engine
 from recunlearn.engine.fitting import fit
-from recunlearn.engine.ledger import Received
 from recunlearn.engine.metrics import duties
 from recunlearn.engine.readers import OldReader, ReaderWatch, old_readers
 from recunlearn.engine.requests import AccountDeletion
@@ -19,7 +18,7 @@ from recunlearn.engine.snapshot import SnapshotReader, load_snapshot
 from recunlearn.engine.state import StatePaths
 from recunlearn.engine.status import state_status
 
-from .popularity import interactions
+from .popularity import ask, interactions
 
 HOLD = """
 import mmap, sys, time
@@ -56,8 +55,7 @@ def holder(state):
 
 def erase(engine, user):
     """Erase one user."""
-    engine.ledger.record([Received(AccountDeletion(f"delete-{user}", user))])
-    assert engine.apply(engine.pending()).erased == 1
+    assert ask(engine, AccountDeletion(f"delete-{user}", user)).erased == 1
 
 
 def test_status_metrics_and_log_name_who_holds_a_purged_version(state, holder, caplog, monkeypatch):

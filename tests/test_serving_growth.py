@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 from recunlearn.engine.engine import Engine
 from recunlearn.engine.fitting import fit
-from recunlearn.engine.ledger import Received
 from recunlearn.engine.requests import AccountDeletion
+
+from .popularity import ask
 
 COMMAND = [sys.executable, "-c", "from recunlearn.cli import main; main()"]
 SWAPS, SETTLED = 60, 20
@@ -54,8 +55,7 @@ def test_sixty_swaps_leave_memory_descriptors_and_maps_as_they_were(state, serve
     pid, http = served
     with Engine.open(state) as engine:
         for user in range(SWAPS):
-            engine.ledger.record([Received(AccountDeletion(f"e-{user}", str(user)))])
-            engine.apply(engine.pending())
+            ask(engine, AccountDeletion(f"e-{user}", str(user)))
             for _ in itertools.count():
                 if http.get("/readyz").json()["version"] == user + 2:
                     break
