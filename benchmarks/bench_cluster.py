@@ -87,9 +87,9 @@ def compared(ways: Any, folder: Path, millions: int) -> dict[str, Any]:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         watched = Watched(child.pid)
         out, _ = child.communicate()
-        assert child.returncode == 0
         wall = time.perf_counter() - start
         cpu, peak = watched.end()
+        assert child.returncode == 0
         found[way] = json.loads(out.splitlines()[-1]) | {
             "wall_seconds": wall, "cpu_seconds": cpu, "peak_mib": peak,
         }  # fmt: skip

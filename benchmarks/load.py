@@ -70,7 +70,7 @@ class _Connection(asyncio.Protocol):
     def send(self, exchange: Exchange) -> None:
         """Send a request; ``key`` of the exchange is in its path."""
         self.exchange, exchange.sent = exchange, time.time()
-        self._transport.write(self._pool.request(exchange.key))  # type: ignore[attr-defined]
+        self._transport.write(self._pool.request(exchange.key))
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data

@@ -41,9 +41,10 @@ def growth(folder: Path, swaps: int) -> dict[str, Any]:
     ):
         assert _answers(server.url)
         for done in range(swaps + 1):
+            held = server.held()
+            own.append(held["memory MiB"])
             if done % max(swaps // ROWS, 1) == 0:
-                rows.append({"swaps": done, **server.held()})
-            own.append(server.held()["memory MiB"])
+                rows.append({"swaps": done, **held})
             if done < swaps:
                 _swap(paths, server.url, users[done], users[swaps:])
         with closing(_connect(server.url)) as connection:
