@@ -196,7 +196,6 @@ class KafkaSource:
 
         Of a partition that is not held at the moment too: what waits there waits for this state.
         """
-        self._note_ends()
         return {
             f"{self._topic}-{number}": max(0, end - self._positions.get(number, 0))
             for number, end in sorted(self._ends.items())
