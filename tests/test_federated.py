@@ -11,6 +11,7 @@ import pytest
 from recunlearn.engine.signing import ReceiptError, SigningKey, open_envelope
 from recunlearn.engine.state import StateInUseError, StatePaths
 from recunlearn.models.sums import Statistic, Sums, SumsError
+from recunlearn.streaming.federated import home
 from recunlearn.streaming.federated.board import Refusal
 from recunlearn.streaming.federated.coordinator import Coordinator
 from recunlearn.streaming.federated.coordinator_state import found_federation, read_state
@@ -112,6 +113,30 @@ def test_a_deletion_ends_with_a_receipt_that_names_where_it_is_out(federation):
     users = [set(pl.read_parquet(path)["user_id"]) for path in federation.silo("north").glob("*.parquet")]
     assert users == [set(NORTH) - {"n3"}]
     assert federation.is_exact()
+
+
+def test_a_request_taken_up_while_a_home_reads_is_not_missed(tmp_path, monkeypatch):
+    """The silo makes the user pending right after the state was read: not served all the same."""
+    made = Federation(tmp_path, {"north": rows_of(NORTH, 1)}, batch=3)
+    made.round()
+    made.forget("north", "n3")
+
+    def read_then_step(root):
+        state = read_silo(root)
+        made.look("north")
+        return state
+
+    monkeypatch.setattr(home, "read_state", read_then_step)
+    with pytest.raises(FederationError, match="no such user"):
+        recommend(made.silo("north"), "n3")
+    assert [one.user for one in read_silo(made.silo("north")).pending] == ["n3"]
+
+
+def test_lost_rows_are_named(federation):
+    """A silo's file of rows is gone: a home says which, and does not look for ever."""
+    (federation.silo("north") / (name := read_silo(federation.silo("north")).rows)).unlink()
+    with pytest.raises(FederationError, match=f"{name} is missing; restore it"):
+        recommend(federation.silo("north"), "n3")
 
 
 def test_small_deletions_wait_for_their_batch_but_not_for_ever(tmp_path):

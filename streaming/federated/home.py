@@ -21,7 +21,7 @@ def recommend(root: Path, user: str, n: int = 10) -> list[tuple[str, float]]:
     Raises
     ------
     FederationError
-        The user is not here, or is to be forgotten; or nothing is published.
+        The user is not here, or is to be forgotten; nothing is published; or the silo's rows are lost.
     """
     state, row = _row_of(root, user)
     if row.is_empty():
@@ -37,14 +37,22 @@ def recommend(root: Path, user: str, n: int = 10) -> list[tuple[str, float]]:
 
 
 def _row_of(root: Path, user: str) -> tuple[SiloState, pl.DataFrame]:
-    """Read a user's row; nothing of whoever is to be forgotten."""
+    """Read a user's row; nothing of whoever is to be forgotten.
+
+    Requests before the state, the state before the rows, as the silo moves users on: nobody slips between.
+    """
     while True:
+        try:
+            requests = [path.read_bytes() for path in (root / "requests").glob("*.json")]
+        except FileNotFoundError:
+            continue  # the silo has just taken one up
         state = read_state(root)
         try:
             rows = read_rows(root / state.rows).filter(pl.col("user_id") == user)
         except FileNotFoundError:
+            if read_state(root).rows == state.rows:
+                raise FederationError(f"{root / state.rows} is missing; restore it from a backup") from None
             continue  # the silo has just committed to other rows
         waiting = {one.user for one in state.pending}
-        for path in (root / "requests").glob("*.json"):
-            waiting |= set(msgspec.json.decode(path.read_bytes(), type=list[str]))
+        waiting.update(*(msgspec.json.decode(content, type=list[str]) for content in requests))
         return state, rows.clear() if user in waiting else rows
