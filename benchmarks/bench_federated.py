@@ -18,7 +18,7 @@ from recunlearn.engine.state import StatePaths
 from recunlearn.eval.attacks.peeling import Profile, gram_of_inverse, peel
 from recunlearn.models import EASE, MODELS
 from recunlearn.models.base import canonical_interactions
-from recunlearn.models.summed import statistic_of
+from recunlearn.models.summed import SUMMED, statistic_of
 from recunlearn.models.sums import Statistic, sums_of
 from recunlearn.streaming.federated.coordinator import Coordinator
 from recunlearn.streaming.federated.coordinator_state import found_federation
@@ -27,11 +27,6 @@ from recunlearn.streaming.federated.publication import read_version
 from recunlearn.streaming.federated.silo import Silo, ask, join
 from turns import generated, read_lines, write
 
-MODELS_MEASURED: dict[str, dict[str, Any]] = {
-    "ease": {},
-    "item_knn": {},
-    "spectral_mf": {},
-}
 DELETED = 100
 BATCHES = (1, 10, 100, 1000)
 DRAWS = 20
@@ -44,7 +39,7 @@ def main() -> None:
     source.add_argument("--data", type=Path, help="lines of: user item item ...")
     source.add_argument("--generate", type=int, nargs=3, metavar=("USERS", "ITEMS", "INTERACTIONS"))
     parser.add_argument("--silos", type=int, nargs="+", default=[3, 50])
-    parser.add_argument("--model", action="append", choices=list(MODELS_MEASURED), help="repeats")
+    parser.add_argument("--model", action="append", choices=SUMMED, help="repeats")
     parser.add_argument("--no-federation", action="store_true", help="only the attack")
     parser.add_argument("--no-attack", action="store_true", help="only the federation")
     parser.add_argument("--json", type=Path)
@@ -55,21 +50,21 @@ def main() -> None:
     data = data[np.flatnonzero(np.diff(data.indptr))]
     print(f"{data.shape[0]:,} x {data.shape[1]:,}, {data.nnz:,} interactions")
     found: dict[str, Any] = {}
-    for name in arguments.model or MODELS_MEASURED if not arguments.no_federation else ():
+    for name in arguments.model or SUMMED if not arguments.no_federation else ():
         for silos in arguments.silos:
-            found[f"{name}, {silos}"] = federated(name, MODELS_MEASURED[name], data, silos)
+            found[f"{name}, {silos}"] = federated(name, data, silos)
     if not arguments.no_attack:
         found["peeling"] = attacked(data)
     write(arguments.json, data=str(arguments.data or arguments.generate), **found)
 
 
-def federated(name: str, settings: dict[str, Any], data: sp.csr_matrix, silos: int) -> dict[str, Any]:
+def federated(name: str, data: sp.csr_matrix, silos: int) -> dict[str, Any]:
     """Fit over silos, delete one user and then the rest of a hundred; compare with pooled fits."""
     draw = np.random.default_rng(silos)
     home = draw.integers(silos, size=data.shape[0])
     gone = draw.choice(data.shape[0], DELETED, replace=False)
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), name, settings, data, home)
+        run = Run(Path(folder), name, data, home)
         figures = {"fit": run.round()}
         figures["fit"]["same"] = run.same_as_pooled(np.arange(data.shape[0]))
         run.forget(gone[:1])
@@ -90,13 +85,11 @@ def federated(name: str, settings: dict[str, Any], data: sp.csr_matrix, silos: i
 class Run:
     """A federation in a folder, each part run by hand so that it can be timed."""
 
-    def __init__(
-        self, folder: Path, name: str, settings: dict[str, Any], data: sp.csr_matrix, home: np.ndarray
-    ) -> None:
-        self.folder, self.name, self.settings, self.data, self.home = folder, name, settings, data, home
+    def __init__(self, folder: Path, name: str, data: sp.csr_matrix, home: np.ndarray) -> None:
+        self.folder, self.name, self.data, self.home = folder, name, data, home
         self.board, self.root = folder / "board", folder / "coordinator"
         items = [str(k) for k in range(data.shape[1])]
-        found_federation(self.root, self.board, "bench", items, name, settings, batch=1)
+        found_federation(self.root, self.board, "bench", items, name, {}, batch=1)
         trusted = StatePaths(self.root).receipt_public_key.read_bytes()
         self.silos = [f"silo-{k}" for k in np.unique(home)]
         with Coordinator(self.root) as coordinator:
@@ -134,7 +127,7 @@ class Run:
         """Compare what is published with a fit on all rows: bits, or the bound and the distance."""
         with Coordinator(self.root) as coordinator:
             manifest, published = read_version(coordinator.board, coordinator._key.public)
-        pooled = MODELS[self.name](**{**self.settings, **manifest.settings}).fit(self.data[rows])
+        pooled = MODELS[self.name](**manifest.settings).fit(self.data[rows])
         if self.name != "spectral_mf":
             return (
                 "same bits"
