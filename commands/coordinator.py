@@ -43,7 +43,7 @@ def init(
     try:
         arguments: dict[str, Any] = json.loads(settings)
         found_federation(
-            state, board, federation, _lines(items), model, arguments,
+            state, board, federation, read_lines(items), model, arguments,
             batch=batch or DEFAULT_BATCH, patience=patience, fractions=fractions,
         )  # fmt: skip
     except (ValueError, TypeError) as error:
@@ -96,7 +96,7 @@ def extend(
     if items is None and not again:
         wrong_use("name what is new: --items FILE; or --again")
     with Coordinator(state) as coordinator:
-        new = coordinator.extend(_lines(items) if items else [], again=again)
+        new = coordinator.extend(read_lines(items) if items else [], again=again)
         typer.echo(f"{new:,} items are new; epoch {coordinator.state.epoch}")
 
 
@@ -146,7 +146,8 @@ def status(state: Root, as_json: AsJson = False) -> None:
         typer.echo(f"  {name}: {said}{gap}")
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """Read a file of ids, one a line; blank lines are left out."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

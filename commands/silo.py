@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .console import AsJson, not_so, print_json, wrong_use
-from .coordinator import Every, Once
+from .coordinator import Every, Once, read_lines
 
 app = typer.Typer(help="Keep rows at home, and send their sums to a coordinator.", no_args_is_help=True)
 
@@ -62,7 +62,7 @@ def forget(
 
     users = list(user or [])
     if file is not None:
-        users += [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        users += read_lines(file)
     if not users:
         wrong_use("name whom to forget: --user ID or --file FILE")
     typer.echo(f"{ask(state, users):,} requests are waiting; next: recunlearn silo run --state {state}")
