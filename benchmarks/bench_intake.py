@@ -171,14 +171,20 @@ def throughput(servers: str, options: argparse.Namespace, folder: Path) -> dict[
 # --- latency -------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def worker(state: Path, servers: str, topic: str) -> Iterator[None]:
-    """Run a worker process on a topic; yields once it reads every partition."""
-    command = [
+def worker_command(state: Path, servers: str, topic: str) -> list[str]:
+    """Say how to run a worker on a topic."""
+    return [
         sys.executable, "-m", "recunlearn.cli", "run", "--state", str(state), "--source", "kafka",
         "--bootstrap-servers", servers, "--topic", topic, "--session-timeout", str(SESSION),
     ]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+@contextlib.contextmanager
+def worker(state: Path, servers: str, topic: str) -> Iterator[None]:
+    """Run a worker process on a topic; yields once it reads every partition."""
+    process = subprocess.Popen(
+        worker_command(state, servers, topic), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
     try:
         assert process.stderr is not None
         while "reading partitions" not in (line := process.stderr.readline()):
@@ -251,10 +257,7 @@ def backlog(servers: str, folder: Path, accounts: int) -> dict[str, float]:
         for k in range(accounts):
             producer.send(topic, event(k, f"user-{k:07d}"))
         producer.flush(PATIENCE)
-    command = [
-        sys.executable, "-m", "recunlearn.cli", "run", "--state", str(state), "--source", "kafka", "--once",
-        "--bootstrap-servers", servers, "--topic", topic, "--session-timeout", str(SESSION), "--json",
-    ]  # fmt: skip
+    command = [*worker_command(state, servers, topic), "--once", "--json"]
     start = time.perf_counter()
     done = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
     assert done["erased"] == accounts, done
@@ -281,7 +284,7 @@ def show(title: str, rows: Sequence[dict[str, float]]) -> None:
 
 
 def main() -> None:
-    """Measure both and print tables."""
+    """Measure what is asked for and print tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bootstrap-servers", help="brokers, in plain text")
     parser.add_argument(
