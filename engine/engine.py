@@ -14,6 +14,7 @@ not confirm, cycles go on to be published, and their requests stay *erasing*.
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -117,26 +118,20 @@ class Engine(Closable):
         """
         paths = StatePaths(Path(state_dir))
         read_config(paths)
-        lock = WriterLock(paths)
-        try:
-            delivery = Delivery.of(paths)
+        with ExitStack() as opened:
+            lock = opened.enter_context(WriterLock(paths))
+            delivery = opened.enter_context(Delivery.of(paths))
             key = FenceKey.load(paths)
-            ledger = Ledger(paths.ledger, key)
-            try:
-                ledger.check_pages()
-                take_over(paths, ledger, key)
-                receipts = open_receipts(paths, ledger)
-                recover(paths, ledger, receipts, delivery.confirm)
-                ledger.retry_failed()
-                warn_of_overdue(paths, ledger)
-                return cls(paths, lock, ledger, receipts, delivery)
-            except BaseException:
-                delivery.close()
-                ledger.close()
-                raise
-        except BaseException:
-            lock.close()
-            raise
+            ledger = opened.enter_context(Ledger(paths.ledger, key))
+            ledger.check_pages()
+            take_over(paths, ledger, key)
+            receipts = open_receipts(paths, ledger)
+            recover(paths, ledger, receipts, delivery.confirm)
+            ledger.retry_failed()
+            warn_of_overdue(paths, ledger)
+            engine = cls(paths, lock, ledger, receipts, delivery)
+            opened.pop_all()  # what is open is the engine's now
+            return engine
 
     def _load(self) -> None:
         """Take the published version into memory, dropping whatever a failed attempt left in the models."""
