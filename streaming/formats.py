@@ -73,12 +73,12 @@ class Reader:
         if options.name == AUTO and adapted:
             raise FormatError("mapping, types and type adapt one format: name it ([format] name = ...)")
         _check_types(options)
-        self._mapping = {field: (_path(field, path),) for field, path in options.mapping.items()}
+        mapping = {field: (_path(field, path),) for field, path in options.mapping.items()}
         chosen = {AUTO: ("json", "cloudevents")}.get(options.name, (options.name,))
         self._formats = {
             name: Format(
                 FORMATS[name].documents,
-                {**FORMATS[name].fields, **self._mapping},
+                {**FORMATS[name].fields, **mapping},
                 {**FORMATS[name].types, **options.types},
             )
             for name in chosen
