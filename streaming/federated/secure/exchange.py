@@ -126,7 +126,10 @@ def _take_part(
     if not published.exists():
         return False
     terms = read_terms(published.read_bytes(), coordinator)
-    memory = _remember(kept, party.enter(me, read_memory(kept), terms))
+    known = read_memory(kept)
+    memory = party.enter(me, known, terms)
+    if memory != known:  # a silo looks often while it waits
+        _remember(kept, memory)
     mine = said_path(board, me.name, number, "opening")
     if not mine.exists():
         durable.make_directory(mine.parent, durable.SHARED_FOLDER)
