@@ -17,7 +17,7 @@ from ...engine import durable
 from ...engine.closable import Closable
 from ...engine.signing import SigningKey, read_public_key
 from ...engine.state import StatePaths, WriterLock
-from ...models.sums import Statistic, SumsError, sums_of, weigh_rows
+from ...models.sums import SumsError, sums_of, weigh_rows
 from .board import RECEIPT_TYPE, REFUSAL_TYPE, Board, Charter, Receipt, Refusal, read_signed
 from .message import FORMAT, FederationError, Header, Kind, digest_of, key_of, seal, write_arrow
 from .silo_state import (
@@ -298,15 +298,12 @@ class Silo(Closable):
             content, users = write_arrow(sums), sums.users
             digest = digest_of(content)
             durable.replace(envelope.with_suffix(".arrow"), content, durable.SHARED)
-        header = self._header(one, charter.federation, charter.statistic, users, digest)
-        durable.replace(envelope, seal(header, self._key), durable.SHARED)
-
-    def _header(
-        self, one: Outgoing, federation: str, statistic: Statistic, users: int, digest: str
-    ) -> Header:
         party, epoch = self.state.party, self.state.epoch
-        key = key_of(party, epoch, one.sequence)
-        return Header(FORMAT, federation, party, epoch, one.sequence, key, one.kind, statistic, users, digest)
+        header = Header(
+            FORMAT, charter.federation, party, epoch, one.sequence, key_of(party, epoch, one.sequence),
+            one.kind, charter.statistic, users, digest,
+        )  # fmt: skip
+        durable.replace(envelope, seal(header, self._key), durable.SHARED)
 
     def _tidy(self) -> None:
         """Remove the rows that nothing needs any more: of users who are out, above all."""
