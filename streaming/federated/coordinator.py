@@ -158,24 +158,21 @@ class Coordinator(Closable):
             self._commit()
         if set(self.state.parties) != parties:
             self._say_what_is_done()
-        published = self._publish() if self.state.dirty and self.is_due() else None
+        published = self._publish() if self.state.dirty and self._is_due() else None
         self._tidy()
         return Step(sum(taken for taken, _ in found), sum(refused for _, refused in found), published)
 
-    def away(self) -> list[str]:
-        """Name the silos that have sent no sums in this epoch."""
-        return [name for name, party in self.state.parties.items() if not party.sums]
-
-    def is_due(self) -> bool:
+    def _is_due(self) -> bool:
         """Tell whether a version can be published: all silos are in, or the patience with some has ended.
 
         Only an epoch's first version waits; who comes later is added to what is there.
         """
-        state, away = self.state, self.away()
+        state = self.state
+        away = sum(not party.sums for party in state.parties.values())
         if state.begun or not away:
             return True
         waited = state.patience is not None and time.time() - state.opened >= state.patience
-        return waited and len(away) < len(state.parties)
+        return waited and away < len(state.parties)
 
     def _commit(self) -> None:
         """Make what was taken in count: sums first, then the state that names them."""
