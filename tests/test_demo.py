@@ -22,7 +22,7 @@ from recunlearn.eval.topic import open_topic
 
 from .conftest import need
 from .test_cli import invoke
-from .topics import everything_in
+from .topics import everything_in, wait_until
 
 COMMAND = [sys.executable, "-c", "from recunlearn.cli import main; main()", "demo"]
 
@@ -156,9 +156,7 @@ def test_a_topic_of_the_demo_does_not_outlive_it(any_broker, tmp_path):
         (b"7", 7), (b"u-8", "u-8"), (b"9", 9),
     }  # fmt: skip
     assert [event["item_id"] for event in events if event["type"] == "interaction.removed"] == ["i-1"]
-    deadline = time.monotonic() + 10
-    while topic in admin.list_topics():
-        assert time.monotonic() < deadline
+    wait_until(lambda: topic not in admin.list_topics(), 10)
     admin.close()
 
 
