@@ -187,6 +187,43 @@ def test_a_silo_that_leaves_is_forgotten_as_a_whole(federation):
         coordinator.admit("east", StatePaths(federation.silo("east")).receipt_public_key.read_bytes())
 
 
+def kept_at(silo):
+    """Return the users of whom a silo keeps rows, in any file, and those it has yet to forget."""
+    users = [set(pl.read_parquet(path)["user_id"]) for path in silo.glob("*.parquet")]
+    return set().union(*users), {one.user for one in read_silo(silo).pending}
+
+
+def test_who_asks_while_a_silo_leaves_or_after_is_forgotten_there(federation):
+    """With the silo all sums are out: no deletion is sent after, and rows go from the silo itself."""
+    with Silo(federation.silo("south")) as silo:
+        silo.leave()
+    federation.forget("south", "s1")
+    federation.look("south")
+    assert [one.kind for one in read_silo(federation.silo("south")).outgoing] == ["leave"]
+    federation.collect()
+    assert federation.look("south").erased == 1
+    assert kept_at(federation.silo("south")) == (set(SOUTH) - {"s1"}, set())
+    federation.forget("south", "s2")
+    assert federation.look("south").erased == 1
+    assert kept_at(federation.silo("south")) == (set(SOUTH) - {"s1", "s2"}, set())
+    assert not list((federation.board.root / "inbox" / "south").iterdir())
+    del federation.frames["south"]
+    assert federation.is_exact()
+
+
+def test_the_wish_to_leave_outlives_an_epoch(federation):
+    """A new epoch begins before the coordinator read it: the silo leaves in that one."""
+    with Silo(federation.silo("south")) as silo:
+        silo.leave()
+    with Coordinator(federation.root) as coordinator:
+        coordinator.extend([], again=True)
+    federation.round()
+    federation.round()
+    assert read_silo(federation.silo("south")).left
+    del federation.frames["south"]
+    assert federation.is_exact()
+
+
 def test_an_epoch_waits_for_all_or_goes_on_without_who_is_away(tmp_path):
     """No patience: nothing is published before all are in. With it: who is late is added to what is there."""
     frames = {"north": rows_of(NORTH, 1), "south": rows_of(SOUTH, 2)}

@@ -143,7 +143,9 @@ class Silo(Closable):
         self._take_up_requests()
         charter = self.board.read_charter(self._coordinator)
         erased, sent = self._read_answers(charter.epoch), 0
-        if not self.state.left:
+        if self.state.left:
+            erased += self._erase_here()
+        else:
             self._require_a_place(charter)
             if charter.epoch != self.state.epoch:
                 self._enter(charter)
@@ -156,7 +158,7 @@ class Silo(Closable):
     def leave(self) -> None:
         """Ask to be forgotten as a whole, all sums; :meth:`step` sees the answer."""
         state = self.state
-        if state.left or any(one.kind == "leave" for one in state.outgoing):
+        if state.left or self._is_leaving():
             return
         charter = self.board.read_charter(self._coordinator)
         if state.epoch != charter.epoch:
@@ -165,6 +167,9 @@ class Silo(Closable):
             )
         self._commit_message("leave", "", 0)
         self._write_messages(charter)
+
+    def _is_leaving(self) -> bool:
+        return any(one.kind == "leave" for one in self.state.outgoing)
 
     def _take_up_requests(self) -> None:
         """Make pending who is asked to be forgotten and is here; then drop the requests."""
@@ -244,36 +249,57 @@ class Silo(Closable):
         except SumsError as error:
             raise FederationError(f"the rows of {state.party} have no exact sums: {error}") from None
         erases = len(gone) + sum(one.erases for one in state.outgoing)
+        is_leaving = self._is_leaving()
         rows = f"rows-{charter.epoch:06d}-000001.parquet"
         write_rows(self._root / rows, stay)
         state.epoch, state.sequence, state.outgoing, state.pending = charter.epoch, 0, [], []
         state.rows, state.items, state.catalogue = rows, charter.statistic.n_items, charter.catalogue
-        self._commit_message("rows", rows, erases)
+        self._add_message("rows", rows, erases)
+        if is_leaving:  # the wish to leave outlives the epoch that it was said in
+            self._add_message("leave", "", 0)
+        write_state(self._root, state)
 
     def _is_due(self, charter: Charter, flush: bool) -> bool:
         pending = self.state.pending
-        if not pending:
+        if not pending or self._is_leaving():  # with a silo all its sums go: no message of it counts after
             return False
         oldest = min(one.since for one in pending)
         return flush or len(pending) >= charter.batch or time.time() - oldest >= self.state.patience
 
     def _send_deletion(self) -> None:
         """Commit to the deletion of all who wait: their rows leave what is kept."""
+        place, gone, leaving = self._part()
+        write_rows(self._root / f"leaving-{place}.parquet", leaving)
+        self._commit_message("deletion", f"leaving-{place}.parquet", gone)
+
+    def _erase_here(self) -> int:
+        """Drop the rows of all who wait, at a silo that left: its sums are in nothing; how many users."""
+        if not self.state.pending:
+            return 0
+        _, gone, _ = self._part()
+        self.state.sequence += 1
+        write_state(self._root, self.state)
+        return gone
+
+    def _part(self) -> tuple[str, int, pl.DataFrame]:
+        """Write what is kept without all who wait, to be committed to; where, how many users, their rows."""
         state = self.state
         gone = [one.user for one in state.pending]
         before = read_rows(self._root / state.rows)
         leaves = pl.col("user_id").is_in(gone)
         place = f"{state.epoch:06d}-{state.sequence + 1:06d}"
-        write_rows(self._root / f"leaving-{place}.parquet", before.filter(leaves))
         write_rows(self._root / f"rows-{place}.parquet", before.filter(~leaves))
         state.pending, state.rows = [], f"rows-{place}.parquet"
-        self._commit_message("deletion", f"leaving-{place}.parquet", len(gone))
+        return place, len(gone), before.filter(leaves)
 
     def _commit_message(self, kind: Kind, rows: str, erases: int) -> None:
+        self._add_message(kind, rows, erases)
+        write_state(self._root, self.state)
+
+    def _add_message(self, kind: Kind, rows: str, erases: int) -> None:
         state = self.state
         state.sequence += 1
         state.outgoing.append(Outgoing(state.sequence, kind, rows, erases))
-        write_state(self._root, state)
 
     def _write_messages(self, charter: Charter) -> int:
         """Write every message that is neither on the board nor answered; how many."""
