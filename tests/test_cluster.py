@@ -29,7 +29,7 @@ from recunlearn.models import EASE, ItemKNN, SpectralMF
 from recunlearn.models.summed import model_at_home, published_from_sums, statistic_of
 from recunlearn.models.sums import Sums, sums_of
 
-from .conftest import need
+from .real import need
 
 COUNTS = (1, 4, 16)
 SETTINGS = {"ease": {"regularization": 30.0}, "item_knn": {"K": 15}, "spectral_mf": {"factors": 12}}

@@ -20,7 +20,7 @@ from recunlearn.eval.outcome import Asked
 from recunlearn.eval.report import read_report
 from recunlearn.eval.topic import open_topic
 
-from .conftest import need
+from .real import need
 from .test_cli import invoke
 from .topics import everything_in, wait_until
 
