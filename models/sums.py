@@ -6,6 +6,7 @@ fit on all rows would have made. Everything is a whole number, or a whole number
 :mod:`~recunlearn.models.statistics`.
 """
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from . import sums_kernels
 from .base import Interactions
 from .item_knn import weigh
+from .merging import merged
 from .statistics import COARSE_UNITS, CoOccurrence, IntArray, gram_is_exact
 
 Kind: TypeAlias = Literal["whole", "fractions", "tfidf", "bm25", "normalised"]
@@ -283,18 +285,9 @@ def merge(parts: Iterable[Sums], statistic: Statistic) -> Sums:
 
     Notes
     -----
-    Like a binary counter: each pair is passed over O(log parts) times, and O(log parts) sums are held.
+    Each pair is passed over O(log parts) times, and O(log parts) sums are held (:func:`~.merging.merged`).
     """
-    levels: list[Sums | None] = []
-    for part in parts:
-        carried, level = part, 0
-        while level < len(levels) and (held := levels[level]) is not None:
-            carried, levels[level], level = held.add(carried), None, level + 1
-        levels[level : level + 1] = [carried]
-    total = Sums.nothing(statistic)
-    for held in levels:
-        total = total if held is None else total.add(held)
-    return total
+    return merged(itertools.chain([Sums.nothing(statistic)], parts), Sums.add)
 
 
 def _values(rows: Interactions, statistic: Statistic) -> NDArray[np.float64]:

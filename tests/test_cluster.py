@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recunlearn.engine.cluster import packing, spark
-from recunlearn.engine.cluster.map_reduce import Pool, map_reduce, merged, serial
+from recunlearn.engine.cluster.map_reduce import Pool, map_reduce, serial
 from recunlearn.engine.cluster.packing import pack, unpack
 from recunlearn.engine.cluster.partitions import (
     Partitions,
@@ -26,6 +26,7 @@ from recunlearn.engine.fitting import fit
 from recunlearn.engine.interactions import to_user_items
 from recunlearn.eval.generate import social_interactions
 from recunlearn.models import EASE, ItemKNN, SpectralMF
+from recunlearn.models.merging import merged
 from recunlearn.models.summed import model_at_home, published_from_sums, statistic_of
 from recunlearn.models.sums import Sums, sums_of
 

@@ -6,10 +6,12 @@ library's, a cluster is Spark's (``spark.py``).
 """
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Protocol, Self, TypeVar
+
+from ...models.merging import merged
 
 Partition = TypeVar("Partition")
 Result = TypeVar("Result")
@@ -64,27 +66,6 @@ def serial(
 ) -> Result:
     """Run here, one after the other; O(log partitions) results are held."""
     return merged(map(fn, partitions), merge)
-
-
-def merged(results: Iterable[Result], merge: Callable[[Result, Result], Result]) -> Result:
-    """Merge like a binary counter: each result is passed over O(log results) times.
-
-    Examples
-    --------
-    >>> merged("abcde", lambda a, b: f"({a}{b})")
-    '(((ab)(cd))e)'
-    """
-    levels: list[Result | None] = []
-    for result in results:
-        carried, level = result, 0
-        while level < len(levels) and (held := levels[level]) is not None:
-            carried, levels[level], level = merge(held, carried), None, level + 1
-        levels[level : level + 1] = [carried]
-    held_ones = [held for held in levels if held is not None]
-    total = held_ones[0]
-    for held in held_ones[1:]:
-        total = merge(held, total)
-    return total
 
 
 class Pool:

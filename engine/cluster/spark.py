@@ -8,7 +8,8 @@ that every worker can read under the same path.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from .map_reduce import Partition, Result, merged
+from ...models.merging import merged
+from .map_reduce import Partition, Result
 from .packing import pack, unpack
 
 if TYPE_CHECKING:
