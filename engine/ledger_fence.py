@@ -1,23 +1,12 @@
 """The ledger's fence: put up with a request, and lowered only by taking it back or by a re-admission."""
 
 import time
-from collections.abc import Iterable
 
 from .ledger_file import LedgerFile
-
-FenceRow = tuple[bytes, bytes, str, int, int]
-"""Subject, owner (keyed hash of the user), kind, number of the request twice."""
 
 
 class LedgerFence(LedgerFile):
     """Who and what is kept out, as keyed hashes."""
-
-    def _raise_fence(self, rows: Iterable[FenceRow]) -> None:
-        self._connection.executemany(
-            "INSERT INTO fence (subject, owner, kind, first, last) VALUES (?, ?, ?, ?, ?) "
-            "ON CONFLICT (subject) DO UPDATE SET last = excluded.last, erased = 0",
-            rows,
-        )
 
     def _mark_erased(self) -> None:
         """Note of whom nothing may be left: no request of theirs is open, no id of theirs known."""

@@ -2,25 +2,14 @@
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from operator import itemgetter
 from typing import NamedTuple
 
 from .ledger_fence import LedgerFence
 from .ledger_file import LedgerError
+from .ledger_insert import Hashed, insert_requests, known_requests
 from .ledger_letters import Coordinates, close_letters
 from .ledger_records import DeadLetter, Received
-from .requests import InteractionRemoval, Readmission, Request, canonical_id
-
-_LOOKED_UP_AT_ONCE = 400
-
-
-class _Hashed(NamedTuple):
-    """A request with its keyed hashes: of its id, of its subject, of its user."""
-
-    entry: Received
-    key: bytes
-    subject: bytes
-    owner: bytes
+from .requests import InteractionRemoval
 
 
 class Checked(NamedTuple):
@@ -29,12 +18,12 @@ class Checked(NamedTuple):
     Attributes
     ----------
     hashed : the requests. conflicts : places in them; these requests are not recorded.
-    known : the keyed hashes of those ids that are recorded. as_of : of which moment that is.
+    new : those that are recorded: of an id that was not known, the first. as_of : of which moment that is.
     """
 
-    hashed: Sequence[_Hashed]
+    hashed: Sequence[Hashed]
     conflicts: Collection[int]
-    known: Collection[bytes]
+    new: Sequence[Hashed]
     as_of: tuple[int, int]
 
 
@@ -50,36 +39,24 @@ class Intake(LedgerFence):
         for a repetition: it would be a deletion that is silently lost.
         """
         as_of = self._as_of()
-        hashed = [self._hashed_one(entry) for entry in received]
-        known = self._known(one.key for one in hashed)
-        return Checked(hashed, _conflicts(hashed, known), known.keys(), as_of)
+        hashed = [self._with_hashes(entry) for entry in received]
+        conflicts, new = _compare(hashed, known_requests(self._connection, hashed))
+        return Checked(hashed, conflicts, new, as_of)
 
     def _as_of(self) -> tuple[int, int]:
         """Return what changes with every intake: another connection's, or this one's."""
         (version,) = self._connection.execute("PRAGMA data_version").fetchone()
         return version, self._intakes
 
-    def _known(self, request_keys: Iterable[bytes]) -> dict[bytes, tuple[str, bytes]]:
-        """Look up the requests that are recorded: keyed hash of the id -> kind and subject."""
-        keys = sorted(set(request_keys))
-        found = {}
-        for start in range(0, len(keys), _LOOKED_UP_AT_ONCE):
-            chunk = keys[start : start + _LOOKED_UP_AT_ONCE]
-            places = ", ".join("?" * len(chunk))
-            query = f"SELECT request_key, kind, subject FROM requests WHERE request_key IN ({places})"  # noqa: S608
-            rows = self._connection.execute(query, chunk)
-            found.update({key: (kind, subject) for key, kind, subject in rows})
-        return found
-
-    def _known_now(self, checked: Checked) -> Collection[bytes]:
-        """Look requests up again: which are known by now; that one conflicts since then is an error."""
-        known = self._known(one.key for one in checked.hashed)
-        if _conflicts(checked.hashed, known).difference(checked.conflicts):
+    def _new_now(self, checked: Checked) -> Sequence[Hashed]:
+        """Look requests up again: which are new by now; that one conflicts since then is an error."""
+        conflicts, new = _compare(checked.hashed, known_requests(self._connection, checked.hashed))
+        if conflicts.difference(checked.conflicts):
             raise LedgerError(
                 f"{self._path}: another process has just used the id of a request for another subject, or "
                 "another kind of request; nothing of this batch is recorded: read it again"
             )
-        return known.keys()
+        return new
 
     def record(
         self,
@@ -112,15 +89,9 @@ class Intake(LedgerFence):
         now = time.time()
         checked = received if isinstance(received, Checked) else self.check(received)
         with self._transaction("record requests") as connection:
-            known = set(checked.known)
-            if checked.as_of != self._as_of():  # somebody else recorded meanwhile
-                known.update(self._known_now(checked))
-            new = []
-            for one in checked.hashed:
-                if one.key not in known:
-                    known.add(one.key)
-                    new.append(one)
-            first = self._insert(new, now)
+            # Somebody else may have recorded meanwhile.
+            new = checked.new if checked.as_of == self._as_of() else self._new_now(checked)
+            first = insert_requests(connection, new, now)
             self._intakes += 1
             connection.executemany(
                 "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?) "
@@ -139,39 +110,12 @@ class Intake(LedgerFence):
             )
         return len(new)
 
-    def _insert(self, new: Sequence[_Hashed], now: float) -> int:
-        """Insert requests with what belongs to them; returns the first one's number."""
-        row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'requests'").fetchone()
-        first = 1 + (0 if row is None else int(row[0]))
-        numbered = list(enumerate(new, start=first))
-        self._connection.executemany(
-            "INSERT INTO requests (seq, request_key, kind, subject, source_partition, source_offset, "
-            "requested_at, received_at, fenced_at, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [_row(seq, one, now) for seq, one in numbered],
-        )
-        self._connection.executemany(
-            "INSERT INTO open_ids VALUES (?, ?, ?, ?)",
-            [_clear_ids(seq, one.entry.request) for seq, one in numbered],
-        )
-        fenced = [
-            (one.subject, one.owner, _fence_kind(one.entry.request), seq, seq)
-            for seq, one in numbered
-            if not isinstance(one.entry.request, Readmission)
-        ]
-        self._raise_fence(sorted(fenced, key=itemgetter(0)))  # page by page; of one subject the last is last
-        self._connection.executemany(  # their ids are known again until they are admitted
-            "UPDATE fence SET erased = 0 WHERE subject = ?",
-            [(one.subject,) for one in new if isinstance(one.entry.request, Readmission)],
-        )
-        return first
-
-    def _hashed_one(self, entry: Received) -> _Hashed:
-        request = entry.request
-        owner = self._key.user(request.user_id)
-        subject = owner
-        if isinstance(request, InteractionRemoval):
-            subject = self._key.pair(request.user_id, request.item_id)
-        return _Hashed(entry, self._key.request(request.request_id), subject, owner)
+    def _with_hashes(self, entry: Received) -> Hashed:
+        request, key = entry.request, self._key
+        subject = owner = key.user(request.user_id)
+        if type(request) is InteractionRemoval:
+            subject = key.pair(request.user_id, request.item_id)
+        return Hashed(request, key.request(request.request_id), subject, owner, entry.partition, entry.offset)
 
     def positions(self, source: str) -> dict[str, int]:
         """Return partition -> next offset to read, as of the last transaction."""
@@ -182,37 +126,23 @@ class Intake(LedgerFence):
         )
 
 
-def _conflicts(hashed: Iterable[_Hashed], known: Mapping[bytes, tuple[str, bytes]]) -> set[int]:
-    """Return the places of requests whose id is known, or was used before them, for something else."""
-    seen, conflicts = dict(known), set()
+def _compare(
+    hashed: Iterable[Hashed], known: Mapping[bytes, tuple[str, bytes]]
+) -> tuple[set[int], list[Hashed]]:
+    """Return the places of requests whose id is known, or used before them, for something else; and the new.
+
+    New is, of each id that is not known, the first request.
+    """
+    conflicts, new = set[int](), list[Hashed]()
+    seen: dict[bytes, Hashed] = {}
     for place, one in enumerate(hashed):
-        asked = (one.entry.request.kind, one.subject)
-        if seen.setdefault(one.key, asked) != asked:
+        if one.key in known:
+            asked = known[one.key]
+        elif (first := seen.setdefault(one.key, one)) is one:
+            new.append(one)
+            continue
+        else:
+            asked = (first.request.kind, first.subject)
+        if asked != (one.request.kind, one.subject):
             conflicts.add(place)
-    return conflicts
-
-
-def _row(seq: int, one: _Hashed, now: float) -> tuple[object, ...]:
-    request = one.entry.request
-    waits = isinstance(request, Readmission)
-    return (
-        seq,
-        one.key,
-        request.kind,
-        one.subject,
-        one.entry.partition,
-        one.entry.offset,
-        None if request.requested_at is None else request.requested_at.timestamp(),
-        now,
-        None if waits else now,
-        "received" if waits else "fenced",
-    )
-
-
-def _clear_ids(seq: int, request: Request) -> tuple[int, str, str, str | None]:
-    item_id = canonical_id(request.item_id) if isinstance(request, InteractionRemoval) else None
-    return seq, request.request_id, canonical_id(request.user_id), item_id
-
-
-def _fence_kind(request: Request) -> str:
-    return "interaction" if isinstance(request, InteractionRemoval) else "account"
+    return conflicts, new

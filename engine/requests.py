@@ -1,15 +1,15 @@
 """What can be asked of the engine: the domain's own types, whatever wire format they came in."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, TypeAlias
+
+import msgspec
 
 ExternalId: TypeAlias = str | int
 """An id of the platform's. ``42`` and ``"42"`` are the same id; ``"042"`` is another."""
 
 
-@dataclass(frozen=True, slots=True)
-class AccountDeletion:
+class AccountDeletion(msgspec.Struct, frozen=True, gc=False):
     """Forget a user: all their interactions and their influence.
 
     Attributes
@@ -26,8 +26,7 @@ class AccountDeletion:
     requested_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class InteractionRemoval:
+class InteractionRemoval(msgspec.Struct, frozen=True, gc=False):
     """Forget one interaction of a user and its influence.
 
     The user goes on being served, from the version with the interaction until the one without it is
@@ -47,8 +46,7 @@ class InteractionRemoval:
     requested_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Anonymisation:
+class Anonymisation(msgspec.Struct, frozen=True, gc=False):
     """Forget who a user is, not what they did: their interactions stay, under a new random id.
 
     Their influence on the models stays too, so this is no deletion and never called one. The old id is
@@ -66,8 +64,7 @@ class Anonymisation:
     requested_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Readmission:
+class Readmission(msgspec.Struct, frozen=True, gc=False):
     """Admit a person who comes back under an id that was erased: later data of theirs is taken again.
 
     It waits for every earlier request of the user, and lowers no fence that was put up after it. What was

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import apsw
+import msgspec
 import pytest
 import recunlearn.engine.ledger_intake
 from hypothesis import given, settings
@@ -17,7 +18,13 @@ from recunlearn.engine.fence import Fence, FenceKey
 from recunlearn.engine.ledger import TRANSITIONS, DeadLetter, Ledger, LedgerError, Received
 from recunlearn.engine.ledger_schema import SCHEMA
 from recunlearn.engine.request_states import STEPS
-from recunlearn.engine.requests import AccountDeletion, InteractionRemoval, Readmission, canonical_id
+from recunlearn.engine.requests import (
+    AccountDeletion,
+    Anonymisation,
+    InteractionRemoval,
+    Readmission,
+    canonical_id,
+)
 from recunlearn.engine.state import StateError, StatePaths
 
 from .popularity import files_with
@@ -80,6 +87,58 @@ def test_a_request_id_used_for_somebody_else_is_a_conflict(ledger):
     assert ledger.check([Received(InteractionRemoval("e-1", "anna", "x"))]).conflicts == {0}
     erase(ledger)
     assert ledger.check([Received(bob), Received(anna)]).conflicts == {0}
+
+
+_ids = st.one_of(
+    st.sampled_from(["a", "b", "0", "00", "null", '"', "\\", "a\x00b", "\u2028", "\U0001f600", "1e3"]),
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4),
+)
+_times = st.none() | st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
+_requests = st.one_of(
+    st.builds(AccountDeletion, _ids, _ids | st.integers(), _times),
+    st.builds(Anonymisation, _ids, _ids, _times),
+    st.builds(Readmission, _ids, _ids, _times),
+    st.builds(InteractionRemoval, _ids, _ids, _ids | st.integers(), _times),
+)
+_TABLES = (
+    "SELECT seq, hex(request_key), kind, hex(subject), source_partition, source_offset, requested_at, state, "
+    "fenced_at IS NULL FROM requests ORDER BY seq",
+    "SELECT seq, request_id, user_id, item_id FROM open_ids ORDER BY seq",
+    "SELECT hex(subject), hex(owner), kind, first, last, erased FROM fence ORDER BY subject",
+)
+
+
+def tables_of(ledger):
+    """Return what the tables hold, but for the times at which it came there."""
+    return [ledger._connection.execute(query).fetchall() for query in _TABLES]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(_requests, max_size=20))
+def test_requests_recorded_at_once_are_as_those_recorded_one_by_one(tmp_path_factory, asked):
+    """In every table, whatever is in their ids and times; and they wait as they were asked."""
+    received = [Received(request, f"t-{k % 3}", k) for k, request in enumerate(asked)]
+    found = []
+    for portions in ([received], [[one] for one in received]):
+        paths = StatePaths(tmp_path_factory.mktemp("state"))
+        with Ledger.create(paths, FenceKey(bytes(32))) as ledger:
+            new = sum(ledger.record(portion) for portion in portions)
+            found.append((new, tables_of(ledger)))
+            waiting = {one.request.request_id: one.request for one in ledger.pending()}
+    assert found[0] == found[1]
+    first = {}
+    for request in asked:
+        first.setdefault(request.request_id, request)
+    expected = {name: as_canonical(one) for name, one in first.items() if not isinstance(one, Readmission)}
+    assert waiting == expected
+
+
+def as_canonical(request):
+    """Return a request with its ids as texts."""
+    ids = {"user_id": canonical_id(request.user_id)}
+    if isinstance(request, InteractionRemoval):
+        ids["item_id"] = canonical_id(request.item_id)
+    return msgspec.structs.replace(request, **ids)
 
 
 def test_what_waits_comes_back_as_it_was_asked(ledger):
