@@ -88,6 +88,7 @@ class Reader:
             for name, format_ in self._formats.items()
         }
         self._unit = _UNITS.get(options.time)
+        self._is_plain = options.name in (AUTO, "json") and not adapted and self._unit is None
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> "Reader":
@@ -112,6 +113,8 @@ class Reader:
         UnreadableEvent
             It is not a record of the format; the reason comes from a fixed list.
         """
+        if self._is_plain and not record.headers:
+            return [request_of(_without_nulls(decode_object(record.value)))]
         name = self._options.name
         if name == AUTO:
             name = "cloudevents" if record.headers and is_cloudevent(record) else "json"
@@ -152,6 +155,12 @@ def _getter(paths: Sequence[Path]) -> _Getter:
         (name,) = paths[0]
         return lambda document, record: document.get(name)
     return lambda document, record: _first(paths, document, record)
+
+
+def _without_nulls(document: Document) -> Document:
+    if None in document.values():
+        return {field: value for field, value in document.items() if value is not None}
+    return document
 
 
 def _first(paths: Sequence[Path], document: Document, record: Record) -> Any:

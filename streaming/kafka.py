@@ -37,6 +37,7 @@ SAFE_OPTIONS: Mapping[str, Any] = {
 LOST = "deleted by the broker before it was read"
 """Why an expired record is set aside."""
 
+_NO_HEADERS: Mapping[str, bytes] = {}
 _CLOSE_MS = 5000
 _BACKOFF_SECONDS = 1.0
 _CLAIM_SECONDS, _CLAIM_SECONDS_AT_MOST = 1.0, 60.0
@@ -435,7 +436,7 @@ def instance_of(secret: bytes) -> str:
 
 def _records(partition: str, messages: Iterable[Any]) -> Iterator[Record]:
     for message in messages:
-        headers = {name: value or b"" for name, value in message.headers}
+        headers = {name: value or b"" for name, value in message.headers} if message.headers else _NO_HEADERS
         yield Record(partition, message.offset, message.value, message.key, headers, message.timestamp)
 
 

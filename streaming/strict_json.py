@@ -4,6 +4,8 @@ import json
 import re
 from typing import Any, NoReturn
 
+import msgspec
+
 MAX_BYTES = 1 << 20
 """A larger event is refused: an event names one user and one item."""
 
@@ -53,6 +55,8 @@ def decode(value: bytes | None) -> Any:
     >>> decode(b'{"user_id": 10000000000000000000000000}')
     {'user_id': 10000000000000000000000000}
     """
+    if value is not None and (plain := _plain_object(value)) is not None:
+        return plain
     text = text_of(value)
     try:
         document = _DECODER.decode(text)
@@ -77,6 +81,29 @@ def decode_object(value: bytes | None) -> dict[str, Any]:
     return document
 
 
+def _plain_object(value: bytes) -> dict[str, Any] | None:
+    """Read what nearly all events are in a quarter of the time; None: it is something else, or nothing.
+
+    A short object of ASCII without escapes, of strings, whole numbers and nulls. Its quotation marks are two
+    for each key and each string: if there are no more in it, no key was there twice.
+    """
+    if len(value) > _PLAIN_BYTES or not value.isascii() or b"\\" in value:
+        return None
+    try:
+        members = msgspec.json.decode(value)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    if type(members) is not dict:
+        return None
+    marks = 2 * len(members)
+    for member in members.values():
+        if type(member) is str:
+            marks += 2
+        elif type(member) is not int and member is not None:
+            return None
+    return members if marks == value.count(b'"') else None
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
@@ -88,5 +115,6 @@ def _no_number(name: str) -> NoReturn:
     raise UnreadableEvent("not JSON")  # NaN and the infinities: Python reads them, JSON has none
 
 
+_PLAIN_BYTES = 4096  # so no whole number is longer than Python reads
 _SURROGATE = re.compile(r"\\u[dD]")  # an escape that may be half of a character: then it is looked at
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number)
