@@ -5,6 +5,7 @@ With degrees ``d_u``, ``d_i`` (row and column sums of the weights, 1 where 0) an
 ``G~ V = X~'(X~ V)``: two passes over the interactions.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -203,6 +204,46 @@ class SummedGram(ItemGram):
         self.item_scale = item_degrees**-item_power
         self._form = _Formed(matrix)
         self.longest = matrix.shape[0] + rounding if users else 0
+
+
+class DistantGram(ItemGram):
+    """The operator of rows that are elsewhere: each application is one round of products.
+
+    Parameters
+    ----------
+    products : block, float [n_items, k] -> ``X' D_u^-2a X block``, a new array of the same dtype.
+    item_degrees : float64 [n_items], the sums of the values of each item, with 1 in place of 0.
+    item_power : b.
+    users : how many rows there are.
+    longest : the longest chain of additions behind one entry of a product.
+
+    Examples
+    --------
+    >>> x = np.array([[1.0, 1.0], [0.0, 1.0]])
+    >>> DistantGram(lambda v: x.T @ (x @ v), np.ones(2), 0.0, users=2, longest=4).apply(np.eye(2))
+    array([[1., 1.],
+           [1., 2.]])
+    """
+
+    def __init__(
+        self,
+        products: Callable[[FloatMatrix], FloatMatrix],
+        item_degrees: NDArray[np.float64],
+        item_power: float,
+        *,
+        users: int,
+        longest: int,
+    ) -> None:
+        self.shape = (users, item_degrees.size)
+        self.item_scale = item_degrees**-item_power
+        self._products = products
+        self.longest = longest if users else 0
+
+    def apply(self, block: FloatMatrix) -> FloatMatrix:
+        """Compute ``G~ V`` in one round, however many columns."""
+        product = self._products(self._scaled(block))
+        product *= self.item_scale.astype(block.dtype)[:, None]
+        return product
 
 
 class GramOperator(ItemGram):

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from .base import Arrays, ForgettableModel, Interactions, Scalar
+from .base import Arrays, ForgettableModel, Interactions, IntVector, Scalar
 from .certificate import Certificate
 from .ease import EASE, fresh_inverse
-from .gram_operator import SummedGram
+from .gram_operator import ItemGram, SummedGram
 from .item_knn import ItemKNN, bm25_factor, inverse_norms, nearest
 from .ridge_inverse import Probes
 from .spectral_mf import SpectralMF
@@ -179,11 +179,22 @@ def _item_knn(model: ItemKNN, sums: Sums) -> Published:
 def _spectral(model: SpectralMF, sums: Sums) -> Published:
     degrees = np.where(sums.degrees > 0, sums.degrees, 1).astype(np.float64)
     gram = SummedGram(sums.gram(), degrees, model.item_power, users=sums.users, rounding=FIXED_POINT_ROUNDING)
+    return spectral_of(model, gram, sums.counts)
+
+
+def spectral_of(model: SpectralMF, gram: ItemGram, counts: IntVector) -> Published:
+    """Solve from an operator, wherever its rows are, and publish what those at home need.
+
+    Parameters
+    ----------
+    gram : of all rows. counts : int64 [n_items], the users of each item.
+    """
+    users, n_items = gram.shape
     given = model.regularization if isinstance(model.regularization, float) else 1.0
-    solution, spent = model.solve(gram, None) if sums.users else (nothing(gram, given), 0)
-    items = model.item_factors_of(gram, sums.counts, solution.directions())
-    certificate = _certify(model, solution, spent, sums.statistic.n_items)
-    arrays: Arrays = {"item_factors": items, "item_scale": gram.item_scale, "counts": sums.counts}
+    solution, spent = model.solve(gram, None) if users else (nothing(gram, given), 0)
+    items = model.item_factors_of(gram, counts, solution.directions())
+    certificate = _certify(model, solution, spent, n_items)
+    arrays: Arrays = {"item_factors": items, "item_scale": gram.item_scale, "counts": counts}
     settings = {**model.settings(), "regularization": solution.threshold}
     return Published(model.name, settings, arrays, certificate.record())
 

@@ -22,11 +22,13 @@ from recunlearn.engine.cluster.partitions import (
     sum_partitions,
     sums_of_users,
 )
+from recunlearn.engine.cluster.rounds import solve_partitions
 from recunlearn.engine.fitting import fit
 from recunlearn.engine.interactions import to_user_items
 from recunlearn.eval.generate import social_interactions
 from recunlearn.models import EASE, ItemKNN, SpectralMF
 from recunlearn.models.merging import merged
+from recunlearn.models.rounds import RowProducts
 from recunlearn.models.summed import model_at_home, published_from_sums, statistic_of
 from recunlearn.models.sums import Sums, sums_of
 
@@ -117,6 +119,14 @@ def test_results_are_packed_to_the_bit(pieces, seed, normalised):
     name = "spectral_mf" if normalised else "ease"
     sums = sums_of(x.tocsr(), statistic_of(name, {}, 8))
     assert unpack(pack(sums)).same_as(sums)
+    if normalised:
+        margins = RowProducts(x, sums.statistic).margins
+        found = unpack(pack(margins))
+        assert (found.statistic, found.users, found.longest) == (sums.statistic, 20, margins.longest)
+        assert np.array_equal(found.counts, margins.counts)
+        assert np.array_equal(found.degrees, margins.degrees)
+    block = np.random.default_rng(seed).standard_normal((8, 3)).astype(np.float32)
+    assert unpack(pack(block)).tobytes() == block.tobytes()
     content = pack(sums)
     size = -(-len(content) // pieces)
     rows = [
@@ -209,21 +219,26 @@ def check_model(name, sums, kept):
     """Check that sums publish what a fit on the rows does; SpectralMF within its certificate."""
     published = published_from_sums(name, SETTINGS[name], sums)
     if name == "spectral_mf":
-        lam = published.settings["regularization"]
-        fresh = SpectralMF(**SETTINGS[name] | {"regularization": lam, "tolerance": 1e-9}).fit(kept)
-        home = model_at_home(published, kept)
-        assert home.certificate.certified
-        scale = published.arrays["item_scale"]
-        ours, theirs = (
-            (m.user_factors.astype(float) @ m.item_factors.astype(float).T) * scale for m in (home, fresh)
-        )
-        assert np.linalg.norm(ours - theirs) <= 1.01 * home.certificate.bound * np.linalg.norm(ours)
+        check_served(published, kept, SETTINGS[name])
         return
     fresh = {"ease": EASE, "item_knn": ItemKNN}[name](**SETTINGS[name]).fit(kept)
     if name == "ease":
         assert np.array_equal(published.arrays["inverse"], fresh.inverse)
     else:
         assert (published.arrays["similarity"] != fresh.similarity).nnz == 0
+
+
+def check_served(published, kept, options):
+    """Check what SpectralMF serves at home against a fit on the rows, far tighter: within its bound."""
+    lam = published.settings["regularization"]
+    fresh = SpectralMF(**options | {"regularization": lam, "tolerance": 1e-9}).fit(kept)
+    home = model_at_home(published, kept)
+    assert home.certificate.certified
+    scale = published.arrays["item_scale"]
+    ours, theirs = (
+        (m.user_factors.astype(float) @ m.item_factors.astype(float).T) * scale for m in (home, fresh)
+    )
+    assert np.linalg.norm(ours - theirs) <= 1.01 * home.certificate.bound * np.linalg.norm(ours)
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -266,6 +281,36 @@ def test_what_a_task_raises_is_told(dealt, cluster):
     statistic = statistic_of("ease", {}, 2)
     with pytest.raises(PythonException, match="is not among the 2 columns"):
         sum_partitions(dealt[4], pl.Series(["a", "b"]), statistic, spark.Spark(cluster))
+
+
+# -- rounds of products ------------------------------------------------------------------------------
+
+
+def check_rounds(frame, folder, run, factors, count=4):
+    """Certified against the rows of those who stay, once a hundred people are out of their partitions."""
+    frame.write_parquet(folder / "all.parquet")
+    found = partition_by_user(folder / "all.parquet", folder / "p", count, user="who", item="what", value="n")
+    items, options = items_of(found), {"factors": factors}
+    before = frame.rename({"who": "user_id", "what": "item_id", "n": "value"})
+    gone = leavers(before["user_id"].unique().sort())
+    remove_users(found, gone)
+    left = before.filter(~pl.col("user_id").is_in(gone.implode()))
+    check_served(solve_partitions(found, items, options, run), rows_of(left, items), options)
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+def test_rounds_over_partitions_are_within_the_certificate(frame, tmp_path, processes):
+    """One partition after the other and in two processes, many rounds each."""
+    if processes is None:
+        return check_rounds(frame, tmp_path, serial, 8)
+    with Pool(processes) as pool:
+        return check_rounds(frame, tmp_path, pool, 8)
+
+
+@pytest.mark.xdist_group("spark")
+def test_rounds_on_spark_are_within_the_certificate(frame, tmp_path, cluster):
+    """A real Spark multiplies a block that it gets with each round; few rounds, for each starts tasks."""
+    check_rounds(frame, tmp_path, spark.Spark(cluster), 14, count=2)
 
 
 # -- removing ----------------------------------------------------------------------------------------

@@ -163,10 +163,15 @@ class SumRows:
 
     def __call__(self, path: Path) -> Sums:
         """Read the file, build its rows and sum them up."""
-        frame = pl.read_parquet(_pattern(path), columns=["user_id", "item_id", "value"])
+        frame = read_rows(path)
         if self.users is not None:
             frame = frame.filter(pl.col("user_id").is_in(self.users.implode()))
         return sums_of(rows_of(frame, self.items), self.statistic)
+
+
+def read_rows(path: Path) -> pl.DataFrame:
+    """Read a partition: user_id, item_id, value."""
+    return pl.read_parquet(_pattern(path), columns=["user_id", "item_id", "value"])
 
 
 def rows_of(frame: pl.DataFrame, items: pl.Series) -> Interactions:

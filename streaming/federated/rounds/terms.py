@@ -1,0 +1,153 @@
+"""What is said in a solve by rounds, and in which form it is signed.
+
+The coordinator publishes :class:`Terms`; every silo answers with its :class:`Opening`. Then come rounds: a
+:class:`Question` with a block of columns, an :class:`Answer` of each silo with its product. Numbers lie
+beside what is signed, little-endian, and are named there by their digest.
+"""
+
+from typing import Any, Final, Literal, TypeAlias, TypeVar
+
+import msgspec
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from numpy.typing import NDArray
+
+from ....engine.signing import ReceiptError, SigningKey, open_envelope, read_exactly
+from ....models.sums import Statistic
+from ..message import FederationError, digest_of
+
+FORMAT: Final = 1
+MOST_COLUMNS: Final = 4096
+"""Of a block: more is no question that the solver asks."""
+
+Precision: TypeAlias = Literal["float32", "float64"]
+_NUMBERS: Final = {"float32": "<f4", "float64": "<f8", "int64": "<i8"}
+
+
+class SolveError(FederationError):
+    """A solve by rounds cannot go on as it is: the message says why, and what to do."""
+
+
+class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a solve is about; the coordinator's.
+
+    Attributes
+    ----------
+    format, federation, epoch : of the form; which federation; in which epoch the model counts.
+    solve : 1, 2, ...; never used again.
+    statistic : how rows are weighed; of kind "normalised".
+    parties : silo -> its public key, PEM; all of them take part.
+    """
+
+    format: int
+    federation: str
+    epoch: int
+    solve: int
+    statistic: Statistic
+    parties: dict[str, str]
+
+
+class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The margins of a silo's rows: ``digest`` names counts and degrees, int64 [2, n_items]."""
+
+    terms: str
+    party: str
+    users: int
+    longest: int
+    digest: str
+
+
+class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A block of columns to multiply: ``digest`` names it, [n_items, columns] of ``dtype``."""
+
+    terms: str
+    step: int
+    dtype: Precision
+    columns: int
+    digest: str
+
+
+class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A silo's product with the block of the question that ``question`` names, in the same form."""
+
+    terms: str
+    party: str
+    question: str
+    digest: str
+
+
+class End(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The coordinator needs no more products."""
+
+    terms: str
+    rounds: int
+
+
+Said = TypeVar("Said", Terms, Opening, Question, Answer, End)
+
+
+def name_of(said: Terms | Question) -> str:
+    """Name what was said: hex SHA-256."""
+    return digest_of(msgspec.json.encode(said))
+
+
+def sign(said: Terms | Opening | Question | Answer | End, key: SigningKey) -> bytes:
+    """Sign what is said: the JSON of its DSSE envelope."""
+    return key.envelope(msgspec.json.encode(said), _payload_type(type(said)))
+
+
+def read(content: bytes, kind: type[Said], public: Ed25519PublicKey, who: str) -> Said:
+    """Read what somebody said.
+
+    Raises
+    ------
+    SolveError
+        It is not signed with that key, or is something else.
+    """
+    what = kind.__name__.lower()
+    try:
+        said: Said = read_exactly(open_envelope(content, _payload_type(kind), public), kind, f"the {what}")
+    except ReceiptError as error:
+        raise SolveError(f"the {what} of {who}: {error}") from None
+    return said
+
+
+def read_terms(content: bytes, coordinator: Ed25519PublicKey) -> Terms:
+    """Read what a solve is about.
+
+    Raises
+    ------
+    SolveError
+        It is not signed by the coordinator, of another format, or of other sums than SpectralMF's.
+    """
+    terms = read(content, Terms, coordinator, "the coordinator")
+    if terms.format != FORMAT:
+        raise SolveError(f"the terms have format {terms.format}; this release reads {FORMAT}")
+    if terms.statistic.kind != "normalised":
+        raise SolveError(f"the terms are about {terms.statistic.kind} sums; rounds are for SpectralMF's")
+    return terms
+
+
+def write_numbers(array: NDArray[Any]) -> bytes:
+    """Write an array, row by row, little-endian."""
+    return np.ascontiguousarray(array).astype(_NUMBERS[array.dtype.name], copy=False).tobytes()
+
+
+def read_numbers(content: bytes, digest: str, shape: tuple[int, int], dtype: str, who: str) -> NDArray[Any]:
+    """Read an array, checked against what was signed; a copy that can be written to.
+
+    Raises
+    ------
+    SolveError
+        It is of another size, or not what was signed.
+    """
+    size = shape[0] * shape[1] * np.dtype(dtype).itemsize
+    if len(content) != size:
+        raise SolveError(f"the numbers of {who} are {len(content)} bytes; {shape} of {dtype} are {size}")
+    if digest_of(content) != digest:
+        raise SolveError(f"the numbers of {who} are not those that were signed; have them sent again")
+    return np.frombuffer(content, _NUMBERS[dtype]).reshape(shape).astype(dtype)
+
+
+def _payload_type(kind: type[msgspec.Struct]) -> str:
+    return f"application/vnd.recunlearn.solve-{kind.__name__.lower()}.v1+json"
