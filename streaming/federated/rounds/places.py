@@ -7,7 +7,7 @@
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -30,21 +30,14 @@ def silo_folder(board: Board, name: str, number: int) -> Path:
     return board.inbox(name) / f"solve-{number:06d}"
 
 
-def until(look: Callable[[], Found | None], patience: float) -> Found | None:
-    """Look again and again until something is found; None once patience is at its end."""
-    started = time.monotonic()
-    for pause in _pauses():
+def until(look: Callable[[], Found], patience: float) -> Found:
+    """Look again and again until it is not None that is found, or patience is at its end."""
+    started, pause = time.monotonic(), _SHORTEST
+    while True:
         found = look()
         if found is not None or time.monotonic() - started > patience:
             return found
         time.sleep(pause)
-    return None
-
-
-def _pauses() -> Iterator[float]:
-    pause = _SHORTEST
-    while True:
-        yield pause
         pause = min(1.5 * pause, _LONGEST)
 
 

@@ -6,6 +6,7 @@ now, and there is nothing to remember.
 
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def take_part(board: Board, me: Member, number: int, rows: Interactions, patienc
     _open(mine, me, terms, products)
     answered = last = 0
     while True:
-        question: Question | End | None = until(lambda: _asked(folder, me, terms, last), patience)  # noqa: B023  called at once
+        question = until(partial(_asked, folder, me, terms, last), patience)
         if question is None:
             raise SolveError(f"nothing was asked in solve {number} for {patience:g} s; ask the coordinator")
         if isinstance(question, End):
