@@ -3,12 +3,14 @@
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
 from .console import State, not_so, wrong_use
 from .status import status_of
+
+Index: TypeAlias = Literal["exact", "pq"]
 
 
 def serve(
@@ -21,12 +23,17 @@ def serve(
     token_file: Annotated[
         Path | None, typer.Option(help="File with the bearer token that clients must send.")
     ] = None,
+    index: Annotated[
+        Index,
+        typer.Option(help="Score every item, or those a product quantiser names: for large catalogues."),
+    ] = "exact",
     offer_versions: Annotated[
         bool, typer.Option("--offer-versions", help="Let whoever has the token pull versions, for replicas.")
     ] = False,
 ) -> None:
     """Serve recommendations over HTTP from the published version, and follow it."""
     from ..engine import server
+    from ..engine.item_index import require_index
     from ..engine.snapshot import load_snapshot
     from ..engine.state import StatePaths, read_config
 
@@ -34,6 +41,7 @@ def serve(
         wrong_use("a version holds every kept interaction: --offer-versions needs --token-file")
     paths = StatePaths(state)
     read_config(paths)
+    require_index(index)
     token = None if token_file is None else server.read_token(token_file)
     version = load_snapshot(state).version  # what cannot be served is said here, by one process and at once
     try:
@@ -43,6 +51,6 @@ def serve(
     typer.echo(f"serving version {version} on {server.url_of(listener)}")
     sys.stdout.flush()
     service = server.Service(
-        state, partial(status_of, paths), server.hosts_of(listener), token, offer_versions
+        state, partial(status_of, paths), server.hosts_of(listener), token, offer_versions, index
     )
     server.serve(service, listener, workers)

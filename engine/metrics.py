@@ -23,6 +23,7 @@ class ServingMetrics:
     served : called at each scrape; returns the number of the version served, and how many were swapped in.
     status : called at each scrape; returns the ``status --json`` record, whose requests by state and age of
         the oldest open one become gauges.
+    recalls : called at each scrape; returns model -> recall of its approximate index.
 
     Examples
     --------
@@ -38,7 +39,10 @@ class ServingMetrics:
     """
 
     def __init__(
-        self, served: Callable[[], tuple[int, int]], status: Callable[[], Mapping[str, Any]]
+        self,
+        served: Callable[[], tuple[int, int]],
+        status: Callable[[], Mapping[str, Any]],
+        recalls: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
@@ -54,7 +58,7 @@ class ServingMetrics:
             buckets=_LATENCIES,
             registry=self._registry,
         )
-        self._readings = _Readings(served, status)
+        self._readings = _Readings(served, status, recalls)
         self._registry.register(self._readings)
 
     def observe(self, route: str, status: int, elapsed: float) -> None:
@@ -77,9 +81,12 @@ class _Readings(Collector):
     """What is read when it is scraped: the version served, requests by state, the age of the oldest."""
 
     def __init__(
-        self, served: Callable[[], tuple[int, int]], status: Callable[[], Mapping[str, Any]]
+        self,
+        served: Callable[[], tuple[int, int]],
+        status: Callable[[], Mapping[str, Any]],
+        recalls: Callable[[], Mapping[str, float]],
     ) -> None:
-        self._served, self._status = served, status
+        self._served, self._status, self._recalls = served, status, recalls
 
     def describe(self) -> Iterable[Metric]:
         """Say nothing at registration: reading the ledger then would be too early."""
@@ -90,6 +97,14 @@ class _Readings(Collector):
         version, swaps = self._served()
         yield GaugeMetricFamily("recunlearn_served_version", "Number of the version served", value=version)
         yield CounterMetricFamily("recunlearn_swaps", "Versions swapped in since the start", value=swaps)
+        recalls = GaugeMetricFamily(
+            "recunlearn_index_recall",
+            "Share of the exact top ten that the index of the version served finds, asked when it was built",
+            labels=["model"],
+        )
+        for model, recall in self._recalls().items():
+            recalls.add_metric([model], recall)
+        yield recalls
         yield from duties(self._status())
 
 

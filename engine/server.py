@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
+from .item_index import Index
 from .serving.app import Status, create_app
 from .serving.protocol import PatientProtocol
 from .serving.versions import offer_versions
@@ -48,6 +49,7 @@ class Service:
     allowed_hosts : Host headers that are answered.
     token : what clients must send as ``Authorization: Bearer``; None: nothing.
     offers_versions : give out the published version's files, for replicas.
+    index : how factorisations find what they rank; see :class:`~.snapshot.SnapshotReader`.
     """
 
     state_dir: Path
@@ -55,10 +57,11 @@ class Service:
     allowed_hosts: Sequence[str] = ("*",)
     token: str | None = None
     offers_versions: bool = False
+    index: Index = "exact"
 
     def application(self) -> FastAPI:
         """Open a reader and make the application on it; it closes the reader when it ends."""
-        reader = SnapshotReader(self.state_dir)
+        reader = SnapshotReader(self.state_dir, index=self.index)
         app = create_app(reader, self.status, allowed_hosts=self.allowed_hosts, token=self.token)
         app.router.lifespan_context = partial(_closing, reader)
         if self.offers_versions:

@@ -13,11 +13,13 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from ..models.base import ForgettableModel, Interactions
+from ..models.factorization import Factorization
 from .closable import Closable
 from .fence import Fence
 from .fold_in import fold_in, liked_row, support
 from .following import Follower
 from .id_index import IdIndex
+from .item_index import Index, ItemIndex, build_item_index, require_index
 from .requests import ExternalId
 from .state import StatePaths, read_config
 from .version import (
@@ -63,6 +65,8 @@ class Snapshot:
     version : its number.
     manifest : all that it says about itself.
     models : names of its models; the first is the default.
+    indexes : model -> the approximate index that narrows down its rankings, of those that were to have
+        one; None: it would save nothing, every item is scored.
 
     Notes
     -----
@@ -83,6 +87,7 @@ class Snapshot:
         self.version = manifest.version
         self.models: tuple[str, ...] = tuple(models)
         self._models = models
+        self.indexes: dict[str, ItemIndex | None] = {}
         self._users, self._items = IdIndex(users), IdIndex(items)
         self._fence = fence
         self._user_items: Interactions = next(iter(models.values())).user_items
@@ -227,6 +232,16 @@ class Snapshot:
         users: list[ExternalId] = self._users.series.to_list()
         return users if self._fence is None else self._fence.without_fenced(users)
 
+    def index_items(self) -> None:
+        """Build an approximate index for each factorisation, of the factors of this version alone."""
+        for name, model in self._models.items():
+            if isinstance(model, Factorization):
+                model.shortlist = self.indexes[name] = build_item_index(model)
+
+    def recalls(self) -> dict[str, float]:
+        """Return the recall of each model that was to have an index; 1 where every item is scored."""
+        return {name: 1.0 if index is None else index.recall for name, index in self.indexes.items()}
+
     def warm(self) -> None:
         """Ask each model once: what it derives or compiles at its first question, nobody then waits for."""
         if len(self._users) and len(self._items):
@@ -328,8 +343,9 @@ def _load_version(
 class SnapshotReader(Closable):
     """Follows the published version of a state directory, in any process, without ever making a caller wait.
 
-    A background thread loads a new version beside the one in use, checks it, asks each of its models once,
-    and swaps one attribute. The fence needs no following: every look-up asks the ledger.
+    A background thread loads a new version beside the one in use, checks it, indexes its items if that is
+    asked for, asks each of its models once, and swaps one attribute. The fence needs no following: every
+    look-up asks the ledger.
 
     Attributes
     ----------
@@ -352,18 +368,25 @@ class SnapshotReader(Closable):
             item_ids, scores = snap.recommend(42, N=10)
     """
 
-    def __init__(self, state_dir: str | Path, poll_seconds: float = _POLL_SECONDS) -> None:
+    def __init__(
+        self, state_dir: str | Path, poll_seconds: float = _POLL_SECONDS, index: Index = "exact"
+    ) -> None:
         """Load the published version and start to follow.
 
         Parameters
         ----------
         poll_seconds : how often CURRENT is looked at where the kernel does not tell of changes (inotify).
+        index : "exact": every item is scored; "pq": factorisations rank by a product quantiser's candidates,
+            built anew for each version before it shows; see :mod:`.item_index`.
 
         Raises
         ------
         StateError
-            There is no state here, or no version that can be used; see :func:`load_snapshot`.
+            There is no state here, or no version that can be used; see :func:`load_snapshot`. There is no
+            such index, or what it needs is not installed.
         """
+        require_index(index)
+        self._index = index
         self.paths = StatePaths(Path(state_dir))
         read_config(self.paths)
         self.fence = Fence(state_dir)
@@ -409,6 +432,8 @@ class SnapshotReader(Closable):
 
     def _load(self) -> Snapshot:
         snapshot = load_snapshot(self.paths.root, self.fence)
+        if self._index != "exact":
+            snapshot.index_items()
         snapshot.warm()
         return snapshot
 

@@ -2,7 +2,7 @@
 
 import json
 from os import PathLike
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, Protocol, Self, TypeAlias, cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,6 +15,26 @@ from .base import ForgettableModel, Interactions
 FloatArray: TypeAlias = NDArray[Any]
 Ranked: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
 
+_FEW_QUERIES = 16  # more of them at once share one pass over all items, which costs each no more
+
+
+class Shortlist(Protocol):
+    """Names the items among which a query's best are: an approximate index of item factors."""
+
+    @property
+    def item_factors(self) -> FloatArray:
+        """The very factors that it was built on; of no others does it know anything."""
+        ...
+
+    def near(self, query: FloatArray, n: int, seen: int) -> NDArray[np.int64] | None:
+        """Name candidates for ``n`` items besides ``seen`` that are left out; None: score all.
+
+        Returns
+        -------
+        int64, ascending: ``n + seen`` items or more, none of them empty.
+        """
+        ...
+
 
 class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[misc]  # implicit is untyped
     """A model whose scores are ``user_factors @ item_factors.T``; a drop-in for implicit's factorisations.
@@ -25,8 +45,11 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
         written to: a reader that holds them keeps what it had. Recommending while another thread forgets
         is safe: the answer is of before or of after, whole.
     num_threads : of implicit's top-k for batches; 0: all cores.
+    shortlist : narrows down what is scored for a few users at once; None, or one that was built on other
+        item factors than are published: everything is. Scores are the factors' own either way.
     """
 
+    shortlist: Shortlist | None = None
     _factors: tuple[Any, Any, Any] = (None, None, None)
     _usable_of: tuple[Any, Any] = (None, None)
     _unit_of: tuple[Any, Any, Any] = (None, None, None)
@@ -109,7 +132,11 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
             ids, scores = np.full((users.size, N), -1, np.int32), np.full((users.size, N), -np.inf)
         else:
             liked = rows if filter_already_liked_items else None
-            ids, scores = self._top(queries, factors, candidates, liked, N)
+            near = self._near(queries, factors, liked, N) if items is None and filter_items is None else None
+            if near is None:
+                ids, scores = self._top(queries, factors, candidates, liked, N)
+            else:
+                ids, scores = self._top_near(queries, factors, near, N)
         return _real(ids[0], scores[0]) if np.ndim(userid) == 0 else (ids, scores)
 
     def similar_items(
@@ -274,6 +301,32 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
         ids[:, : found.shape[1]] = np.where(padding, -1, candidates[found])
         scores[:, : found.shape[1]] = np.where(padding, -np.inf, found_scores)
         return ids, scores
+
+    def _near(
+        self, queries: FloatArray, item_factors: FloatArray, liked: Interactions | None, n: int
+    ) -> list[NDArray[np.int64]] | None:
+        """Name the items to score for each of a few queries, without those liked; None: score all."""
+        index = self.shortlist
+        if index is None or index.item_factors is not item_factors or queries.shape[0] > _FEW_QUERIES:
+            return None
+        nearby = []
+        for row, query in enumerate(queries):
+            own = None if liked is None else liked.indices[liked.indptr[row] : liked.indptr[row + 1]]
+            near = index.near(query, n, 0 if own is None else own.size)
+            if near is None:
+                return None
+            nearby.append(near if own is None else np.setdiff1d(near, own, assume_unique=True))
+        return nearby
+
+    def _top_near(
+        self, queries: FloatArray, item_factors: FloatArray, near: list[NDArray[np.int64]], n: int
+    ) -> Ranked:
+        """Rank for each query the items named for it; as :meth:`_top`."""
+        found = [
+            self._top(queries[row : row + 1], item_factors, items, None, n) for row, items in enumerate(near)
+        ]
+        ids, scores = zip(*found, strict=True)
+        return np.concatenate(ids), np.concatenate(scores)
 
     def _threads(self, queries: int) -> int:
         """Return implicit's number of threads: for one query, a second thread only costs."""

@@ -35,7 +35,9 @@ def create_app(
     """
     from ... import __version__
 
-    metrics = ServingMetrics(lambda: (reader.current().version, reader.swaps), status)
+    metrics = ServingMetrics(
+        lambda: (reader.current().version, reader.swaps), status, lambda: reader.current().recalls()
+    )
     app = FastAPI(  # no docs pages: both load scripts from elsewhere
         title="recunlearn", version=__version__, description=_DESCRIPTION, docs_url=None, redoc_url=None
     )
