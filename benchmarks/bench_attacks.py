@@ -127,7 +127,7 @@ def forgotten(model: ForgettableModel, users: np.ndarray) -> Served:
 def pooled(results: Sequence[AttackResult], seed: int) -> dict[str, Any]:
     """Average over victims; the intervals are over draws where there are several."""
     victims = np.array([result.subjects for result in results], dtype=float)
-    keys = ("precision", "precision_popular", "precision_unlinked")
+    keys = ("precision", "precision_popular", "precision_unlinked", "peeled")
     record: dict[str, Any] = {
         key: float(np.average([r.details[key] for r in results], weights=victims)) for key in keys
     }
@@ -146,7 +146,7 @@ def shown(record: dict[str, Any]) -> str:
     return (
         f"precision {record['precision']:.3f} [{low:.3f}, {high:.3f}] of {record['victims']} victims, "
         f"without known items {record['precision_unlinked']:.3f}, "
-        f"by popularity {record['precision_popular']:.3f}; "
+        f"by popularity {record['precision_popular']:.3f}, peeled whole {record['peeled']:.3f}; "
         f"area {record['auc']:.3f}, by popularity {record['chance']:.3f}"
     )
 

@@ -29,7 +29,8 @@ KNOWN_ITEMS: Final = 3
 def differencing(scene: Scene) -> AttackResult:
     """Reconstruct the profiles of those who left from two versions, one victim at a time.
 
-    The attacker has both versions and knows ``KNOWN_ITEMS`` items of each victim. Chance is popularity: the
+    The attacker has both versions and knows ``KNOWN_ITEMS`` items of each victim; of whole sums, as inverses
+    of EASE give them, whole profiles are read first (:mod:`~recunlearn.eval.attacks.peeling`). Chance is popularity: the
     same question answered by how many of those who stay have an item.
 
     Parameters
@@ -42,8 +43,9 @@ def differencing(scene: Scene) -> AttackResult:
     ``auc``: mean area, over the victims, of their other items above items they never had; ``chance``: by
     popularity. ``details``: ``precision``, the share of a victim's other items among as many guesses (so that
     precision and recall are one figure); ``precision_low``, ``precision_high``, its interval;
-    ``precision_popular``, by popularity; ``precision_unlinked``, without the known items; ``batch``, how many
-    left; ``left_out``.
+    ``precision_popular``, by popularity; ``precision_unlinked``, without the known items; ``peeled``, the share
+    of the victims whose profile was peeled whole, before anything was known of them; ``batch``, how many left;
+    ``left_out``.
 
     Raises
     ------
@@ -94,6 +96,7 @@ def measured(name: str, scene: Scene, evidence: Evidence, popularity: FloatVecto
             "precision_high": precision_high,
             "precision_popular": float(guessed[:, 1].mean()),
             "precision_unlinked": float(unlinked[:, 1].mean()),
+            "peeled": _share_peeled(evidence, victims),
             "batch": float(scene.users.size),
             "left_out": float(scene.users.size - len(victims)),
         },
@@ -111,10 +114,17 @@ def _victims(scene: Scene) -> list[Victim]:
     return victims
 
 
+def _share_peeled(evidence: Evidence, victims: Sequence[Victim]) -> float:
+    """Share of the victims whose items are one of the profiles that were read."""
+    read = {profile.tobytes() for profile in evidence.profiles}
+    return float(np.mean([np.sort(np.concatenate(victim)).tobytes() in read for victim in victims]))
+
+
 def _linked(evidence: Evidence, known: IntVector) -> FloatVector:
     """Weigh each item by how strongly it goes with the known ones, those that few lost before the others.
 
-    Items that nobody lost come last where that is known; the evidence of the item itself decides ties.
+    Items that nobody lost come last where that is known; the evidence of the item itself decides ties. Whole
+    profiles that hold all the known items come before everything.
     """
     if evidence.rows is None:
         return evidence.items
@@ -124,6 +134,9 @@ def _linked(evidence: Evidence, known: IntVector) -> FloatVector:
     linked = np.round(linked + np.clip(evidence.items, 0.0, 1.0), 6)
     ties = (rankdata(evidence.items) - 1) / max(1, evidence.items.size)
     ranking: FloatVector = rankdata(linked, method="dense") + ties
+    for profile in evidence.profiles:
+        if np.all(np.isin(known, profile)):
+            ranking[profile] += ranking.size + 1.0
     return np.where(evidence.items < 0.5, 0.0, ranking) if evidence.is_count else ranking
 
 

@@ -5,7 +5,7 @@ items); else stored similarities, taken apart into what each item lost and what 
 each item's vector moved, by its inner products with all others, which no rotation changes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from ...models.base import IntVector
+from .peeling import peel
 from .served import FloatMatrix, FloatVector, Matrix, Served
 
 _ROUNDS: Final = 30
@@ -31,11 +32,13 @@ class Evidence:
     is_count : whether ``items`` are numbers of people, so that one below a half clears an item.
     rows : items int64 [m] -> float64 [m, n_items]: how strongly others go with each in the difference; None
         where nothing is said of pairs.
+    profiles : whole profiles that could be read, items int64 each; whose they are is not said.
     """
 
     items: FloatVector
     is_count: bool
     rows: Callable[[IntVector], FloatMatrix] | None
+    profiles: Sequence[IntVector] = ()
 
 
 def gather(before: Served, after: Served, popularity: FloatVector) -> Evidence:
@@ -66,6 +69,8 @@ def gather(before: Served, after: Served, popularity: FloatVector) -> Evidence:
     rows = _row_difference(before, after)
     if before.counts is not None and after.counts is not None:
         found = Evidence(before.counts() - after.counts(), True, rows)
+        if before.kind == "inverse":
+            found = replace(found, profiles=_peeled(found))
     elif before.kind == "vectors":
         items = _moved_vectors(cast(FloatMatrix, before.items), cast(FloatMatrix, after.items))
         found = Evidence(items, False, rows)
@@ -78,6 +83,14 @@ def gather(before: Served, after: Served, popularity: FloatVector) -> Evidence:
 def _has_entries(items: Matrix) -> NDArray[np.bool_]:
     """Tell which rows have a value that is not zero: an item that nobody has any more has none."""
     return np.asarray(abs(sp.csr_matrix(items)).sum(axis=1)).ravel() > 0
+
+
+def _peeled(found: Evidence) -> Sequence[IntVector]:
+    """Read profiles out of a difference of whole sums: of choices, whose values are all 1."""
+    if found.rows is None:
+        return ()
+    gram = np.rint(found.rows(np.arange(found.items.size))).astype(np.int64)
+    return [profile.items for profile in peel(gram.diagonal(), gram) if np.all(profile.values == 1.0)]
 
 
 def _row_difference(before: Served, after: Served) -> Callable[[IntVector], FloatMatrix] | None:
