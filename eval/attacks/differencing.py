@@ -30,8 +30,8 @@ def differencing(scene: Scene) -> AttackResult:
     """Reconstruct the profiles of those who left from two versions, one victim at a time.
 
     The attacker has both versions and knows ``KNOWN_ITEMS`` items of each victim; of whole sums, as inverses
-    of EASE give them, whole profiles are read first (:mod:`~recunlearn.eval.attacks.peeling`). Chance is popularity: the
-    same question answered by how many of those who stay have an item.
+    of EASE give them, whole profiles are read first (:mod:`~recunlearn.eval.attacks.peeling`). Chance is
+    popularity: the same question answered by how many of those who stay have an item.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ def differencing(scene: Scene) -> AttackResult:
     ``auc``: mean area, over the victims, of their other items above items they never had; ``chance``: by
     popularity. ``details``: ``precision``, the share of a victim's other items among as many guesses (so that
     precision and recall are one figure); ``precision_low``, ``precision_high``, its interval;
-    ``precision_popular``, by popularity; ``precision_unlinked``, without the known items; ``peeled``, the share
-    of the victims whose profile was peeled whole, before anything was known of them; ``batch``, how many left;
-    ``left_out``.
+    ``precision_popular``, by popularity; ``precision_unlinked``, without the known items; ``peeled``, the
+    share of the victims whose profile was peeled whole, before anything was known of them; ``batch``, how
+    many left; ``left_out``.
 
     Raises
     ------
