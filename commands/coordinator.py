@@ -3,11 +3,14 @@
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .console import AsJson, not_so, print_json, wrong_use
+
+if TYPE_CHECKING:
+    from ..streaming.federated.coordinator_state import CoordinatorState, Rounds
 
 app = typer.Typer(help="Add up the sums of silos: their rows stay with them.", no_args_is_help=True)
 
@@ -35,16 +38,31 @@ def init(
     fractions: Annotated[
         bool, typer.Option("--fractions", help="Values are not whole numbers (item_knn only).")
     ] = False,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="Add sums under masks: see the total of all silos only.")
+    ] = False,
+    round_every: Annotated[
+        float | None,
+        typer.Option(help="With --secure: seconds between rounds of deletions; a day.", min=0.0),
+    ] = None,
 ) -> None:
     """Make a coordinator: its key, its catalogue of items, the model that it is to make."""
     from ..streaming.federated.coordinator import Coordinator
-    from ..streaming.federated.coordinator_state import DEFAULT_BATCH, found_federation
+    from ..streaming.federated.coordinator_state import (
+        DEFAULT_BATCH,
+        DEFAULT_ROUND_EVERY,
+        found_federation,
+    )
 
+    if round_every is not None and not secure:
+        wrong_use("--round-every is for sums under masks: add --secure")
+    every = DEFAULT_ROUND_EVERY if round_every is None else round_every
     try:
         arguments: dict[str, Any] = json.loads(settings)
         found_federation(
             state, board, federation, read_lines(items), model, arguments,
             batch=batch or DEFAULT_BATCH, patience=patience, fractions=fractions,
+            round_every=every if secure else None,
         )  # fmt: skip
     except (ValueError, TypeError) as error:
         wrong_use(str(error))
@@ -75,7 +93,7 @@ def admit(
 
 @app.command()
 def dismiss(state: Root, name: Annotated[str, typer.Option(help="What the silo is called.")]) -> None:
-    """Forget a whole silo, present or not, and publish a model without it."""
+    """Forget a whole silo, present or not; under masks, the others are asked for their sums again."""
     from ..streaming.federated.coordinator import Coordinator
 
     with Coordinator(state) as coordinator:
@@ -118,32 +136,72 @@ def run(state: Root, once: Once = False, every: Every = 1.0) -> None:
             time.sleep(every)
 
 
+@app.command(name="round")
+def begin_round(state: Root) -> None:
+    """Begin a round of deletions before its time, at the next look (sums under masks)."""
+    from ..streaming.federated.coordinator_state import read_state
+    from ..streaming.federated.secure.adding import ask_for_round
+
+    if read_state(state).rounds is None:
+        wrong_use("each deletion comes by itself here; rounds are for sums under masks: init --secure")
+    ask_for_round(state)
+    typer.echo(f"a round is asked for; next: recunlearn coordinator run --state {state}")
+
+
 @app.command()
 def status(state: Root, as_json: AsJson = False) -> None:
     """Say where the federation stands: epoch, version, each silo, and who is waited for."""
-    from ..streaming.federated.board import Board
     from ..streaming.federated.coordinator_state import read_state
 
     at = read_state(state)
-    board = Board(Path(at.board))
-    silos = {
-        name: {
-            "users": party.users,
-            "messages": party.sequence,
-            "here": bool(party.sums),
-            "missing": board.missing(name, at.epoch, party.sequence),
-        }
-        for name, party in at.parties.items()
-    }
-    document = {"federation": at.federation, "epoch": at.epoch, "version": at.version, "silos": silos}
+    document: dict[str, Any] = {"federation": at.federation, "epoch": at.epoch, "version": at.version}
+    document |= _silos_of(at) if at.rounds is None else _rounds_of(at, at.rounds)
     if as_json:
         print_json(document)
         return
     typer.echo(f"{at.federation}: epoch {at.epoch}, version {at.version}")
-    for name, one in silos.items():
-        said = f"{one['users']:,} users, {one['messages']} messages" if one["here"] else "no sums yet"
-        gap = f"; waiting for message {one['missing']}: later ones are here" if one["missing"] else ""
-        typer.echo(f"  {name}: {said}{gap}")
+    if (rounds := document.get("rounds")) is not None:
+        open_round = (
+            f"; round {rounds['open']} ({rounds['what']}) waits for: {', '.join(rounds['waits_for'])}"
+        )
+        typer.echo(f"  {rounds['users']:,} users in all{open_round if rounds['open'] else ''}")
+    for name, one in document["silos"].items():
+        said = "in the total" if rounds else f"{one['users']:,} users, {one['messages']} messages"
+        gap = f"; waiting for message {one['missing']}: later ones are here" if one.get("missing") else ""
+        typer.echo(f"  {name}: {said if one['here'] else 'no sums yet'}{gap}")
+
+
+def _silos_of(at: "CoordinatorState") -> dict[str, Any]:
+    from ..streaming.federated.board import Board
+
+    board = Board(Path(at.board))
+    return {
+        "silos": {
+            name: {
+                "users": party.users,
+                "messages": party.sequence,
+                "here": bool(party.sums),
+                "missing": board.missing(name, at.epoch, party.sequence),
+            }
+            for name, party in at.parties.items()
+        }
+    }
+
+
+def _rounds_of(at: "CoordinatorState", rounds: "Rounds") -> dict[str, Any]:
+    from ..streaming.federated.board import Board
+    from ..streaming.federated.secure.adding import waits_for
+
+    what, missing = waits_for(Board(Path(at.board)), at)
+    return {
+        "silos": {name: {"here": name in rounds.members} for name in at.parties},
+        "rounds": {
+            "users": rounds.users,
+            "open": rounds.number if rounds.asked else 0,
+            "what": rounds.what,
+            "waits_for": [f"{what} of {name}" for name in missing],
+        },
+    }
 
 
 def read_lines(path: Path) -> list[str]:

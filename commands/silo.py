@@ -30,6 +30,10 @@ def join(
         float | None,
         typer.Option(help="Seconds after which a deletion goes out although its batch is small; a week."),
     ] = None,
+    secure: Annotated[
+        bool,
+        typer.Option("--secure", help="Send nothing but masked sums; refuse a federation that adds others."),
+    ] = False,
 ) -> None:
     """Make a silo of a file of interactions; its public key is for the coordinator."""
     from ..engine.formats import InteractionFileError
@@ -42,13 +46,31 @@ def join(
         table = read_interactions(data, user_col=user_col, item_col=item_col, value_col=value_col)
         key = make(
             state, board, name, table.frame, coordinator_key.read_bytes(),
-            DEFAULT_PATIENCE if patience is None else patience,
+            DEFAULT_PATIENCE if patience is None else patience, secure=secure,
         )  # fmt: skip
     except InteractionFileError as error:
         not_so(str(error))
     except ReceiptError as error:
         wrong_use(f"{coordinator_key}: {error}")
     typer.echo(f"{state} is silo {name}: {table.frame['user_id'].n_unique():,} users; its public key: {key}")
+
+
+@app.command()
+def trust(
+    state: Root,
+    name: Annotated[str, typer.Option(help="What the other silo is called.")],
+    key: Annotated[Path, typer.Option(help="Its public key, receipts.pub, as that silo gave it to you.")],
+) -> None:
+    """Take another silo's key: sums are masked together with the silos that are known here, and no others."""
+    from ..engine.signing import ReceiptError
+    from ..streaming.federated.silo import Silo
+
+    with Silo(state) as silo:
+        try:
+            silo.trust(name, key.read_bytes())
+        except ReceiptError as error:
+            wrong_use(f"{key}: {error}")
+        typer.echo(f"{silo.state.party} knows {name}; {len(silo.state.peers)} other silos in all")
 
 
 @app.command()

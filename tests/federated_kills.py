@@ -1,8 +1,8 @@
 """Kills silos and coordinator, at every step or at random times, and prints what became of the federation.
 
-Run as a script: ``federated_kills.py FOLDER steps EVERY`` or ``... FOLDER random KILLS DELETIONS``
-(see test_federated_kills.py). It imports everything once and forks a child for each start; the parent uses
-neither Polars nor Numba, whose threads do not survive a fork.
+Run as a script: ``federated_kills.py FOLDER steps EVERY`` or ``... FOLDER random KILLS DELETIONS``, with
+``secure`` at the end if sums are to be masked (see test_federated_kills.py). It imports everything once and
+forks a child for each start; the parent uses neither Polars nor Numba, whose threads do not survive a fork.
 """
 
 import json
@@ -21,6 +21,7 @@ from recunlearn.engine import durable
 from recunlearn.streaming.federated.coordinator import Coordinator
 from recunlearn.streaming.federated.coordinator_state import read_state
 from recunlearn.streaming.federated.message import FederationError
+from recunlearn.streaming.federated.secure.adding import ROUND_ASKED, ask_for_round
 from recunlearn.streaming.federated.silo import Silo, ask
 from recunlearn.streaming.federated.silo_state import read_state as read_silo
 
@@ -35,10 +36,10 @@ def users_of(name):
     return [f"{name}-{k}" for k in range(USERS)]
 
 
-def made(folder):
+def made(folder, secure):
     """Make the federation and its first version."""
-    federation = Federation(folder, {name: rows_of(users_of(name), k) for k, name in enumerate(SILOS)})
-    federation.round()
+    frames = {name: rows_of(users_of(name), k) for k, name in enumerate(SILOS)}
+    Federation(folder, frames, secure=secure).round()
 
 
 def look(folder, name):
@@ -52,21 +53,37 @@ def look(folder, name):
 
 
 def stay(folder, name):
-    """Run a silo, or the coordinator, until it is killed."""
+    """Run a silo, or the coordinator, until it is killed; round after round, under masks."""
     opened = Coordinator if name == "coordinator" else Silo
     with opened(folder / name) as process:
         while True:
+            if name == "coordinator" and process.state.rounds is not None:
+                ask_for_round(folder / name)
             process.step()
             time.sleep(0.002)
 
 
+def waits(folder):
+    """Tell whether anything is on its way."""
+    silos = [read_silo(folder / name) for name in SILOS]
+    return any(at.outgoing or at.pending or list((folder / at.party / "requests").iterdir()) for at in silos)
+
+
+def is_between_rounds(folder):
+    """Tell whether no round is open, nor asked for; so it always is where sums are in the open."""
+    rounds = read_state(folder / "coordinator").rounds
+    return rounds is None or not (rounds.asked or (folder / "coordinator" / ROUND_ASKED).exists())
+
+
 def settle(folder):
-    """Let everybody look until nothing is on its way."""
-    for _ in range(20):
+    """Let everybody look until nothing is on its way, and no round is open."""
+    for _ in range(60):
+        if is_between_rounds(folder) and not waits(folder):
+            return
+        if is_between_rounds(folder) and read_state(folder / "coordinator").rounds is not None:
+            ask_for_round(folder / "coordinator")
         for name in (*SILOS, "coordinator"):
             look(folder, name)
-        if not any(read_silo(folder / name).outgoing or read_silo(folder / name).pending for name in SILOS):
-            return
 
 
 def report(folder, gone):
@@ -82,7 +99,8 @@ def report(folder, gone):
     with Coordinator(folder / "coordinator") as coordinator:
         _, published = read_version(coordinator.board, coordinator._key.public)
         state = coordinator.state
-        letters = [path for path in (coordinator.board.root / "inbox").rglob("*") if path.is_file()]
+        rounds, board = state.rounds, coordinator.board.root
+        letters = [*board.glob("inbox/*/*"), *board.glob("secure/*")]
         sums = sorted(path.name for path in (folder / "coordinator" / "sums").iterdir())
     silos = {name: read_silo(folder / name) for name in SILOS}
     kept = {
@@ -90,18 +108,25 @@ def report(folder, gone):
     }
     outcome = {
         "exact": same_published(published, ItemKNN().fit(matrix_of(left, ITEMS))),
-        "users": {name: party.users for name, party in state.parties.items()},
+        "users": sum(party.users for party in state.parties.values()) if rounds is None else rounds.users,
         "kept": all(kept[name] == sorted(set(users_of(name)) - set(gone)) for name in SILOS),
         "erased": {name: sum(one.erased for one in at.done) for name, at in silos.items()},
         "wanted": {name: len(set(users_of(name)) & set(gone)) for name in SILOS},
         "messages": {name: [one.key for one in at.done] for name, at in silos.items()},
-        "receipts": sorted(state.receipts),
+        "receipts": receipts_of(folder),
         "waiting": sum(len(at.pending) + len(at.outgoing) for at in silos.values()),
-        "left_over": len(letters) + len(state.unanswered) + len(sums) - len(SILOS),
+        "left_over": len(letters) + len(state.unanswered) + len(sums) - (1 if rounds else len(SILOS)),
         "rows_files": sum(len(list((folder / name).glob("*.parquet*"))) for name in SILOS),
         "version": state.version,
     }
     print(json.dumps(outcome), flush=True)
+
+
+def receipts_of(folder):
+    """Name the messages whose receipts the coordinator keeps."""
+    kept = (folder / "coordinator" / "receipts").glob("*/*.json")
+    places = ((path.parent.name, *path.stem.split("-", 1)) for path in kept)
+    return sorted(f"{name}/{int(epoch)}/{last.lstrip('0')}" for name, epoch, last in places)
 
 
 def steps_of(folder, name):
@@ -128,28 +153,38 @@ def killed_at(folder, name, step):
     return ended(forked(doomed))
 
 
-def every_step(folder, every):
-    """Kill a silo that has a deletion to send, and the coordinator that has two to take in."""
+def every_step(folder, every, secure):
+    """Kill a silo that has a deletion to send, and the coordinator that has two to take in.
+
+    Under masks a silo and the coordinator look three times and more in a round; each time is killed.
+    """
     base = folder / "base"
-    ended(forked(lambda: made(base)))
+    ended(forked(lambda: made(base, secure)))
     gone = ["north-1", "north-2", "south-5"]
     ask(base / "north", gone[:2])
     ask(base / "south", gone[2:])
-    for name in ("north", "coordinator"):
-        if name == "coordinator":
-            for silo in ("north", "south"):
-                ended(forked(lambda silo=silo: look(base, silo)))
-        rehearsal = folder / "rehearsal"
-        moved(base, rehearsal)
-        total = steps_of(rehearsal, name)
-        shutil.rmtree(rehearsal)
-        for step in range(1, total + 1, every):
-            case = folder / f"{name}-{step}"
-            moved(base, case)
-            assert killed_at(case, name, step), (name, step)
-            ended(forked(lambda case=case: settle(case)))
-            ended(forked(lambda case=case: report(case, gone)))
-            shutil.rmtree(case)
+    if secure:
+        ask_for_round(base / "coordinator")
+    order = ["coordinator", *SILOS] * 4 if secure else ["north", "south", "coordinator"]
+    for turn, name in enumerate(order):
+        if name in ("north", "coordinator"):
+            killed_at_every(folder, name, turn, every, gone)
+        ended(forked(lambda name=name: look(base, name)))
+
+
+def killed_at_every(folder, name, turn, every, gone):
+    """Kill whoever looks next at steps of that look, each time in a copy, and report what became of it."""
+    rehearsal = folder / "rehearsal"
+    moved(folder / "base", rehearsal)
+    total = steps_of(rehearsal, name)
+    shutil.rmtree(rehearsal)
+    for step in range(1 + turn % every, total + 1, every):
+        case = folder / f"{name}-{turn}-{step}"
+        moved(folder / "base", case)
+        assert killed_at(case, name, step), (name, step)
+        ended(forked(lambda case=case: settle(case)))
+        ended(forked(lambda case=case: report(case, gone)))
+        shutil.rmtree(case)
 
 
 def moved(source, target):
@@ -166,9 +201,9 @@ def until_published(folder, seconds):
         time.sleep(0.01)
 
 
-def at_random(folder, kills, deletions):
+def at_random(folder, kills, deletions, secure):
     """Kill whoever it is while deletions come in, then let all come to rest, and report."""
-    ended(forked(lambda: made(folder)))
+    ended(forked(lambda: made(folder, secure)))
     draw = random.Random(kills)  # noqa: S311  a seed, not a secret
     gone = draw.sample([user for name in SILOS for user in users_of(name)], deletions)
     running, killed = {}, 0
@@ -198,7 +233,8 @@ def at_random(folder, kills, deletions):
 if __name__ == "__main__":
     with suppress(FederationError):
         Coordinator(Path("nowhere"))  # whatever is imported late is imported before the first fork
+    where, secure = Path(sys.argv[1]), sys.argv[-1] == "secure"
     if sys.argv[2] == "steps":
-        every_step(Path(sys.argv[1]), int(sys.argv[3]))
+        every_step(where, int(sys.argv[3]), secure)
     else:
-        at_random(Path(sys.argv[1]), int(sys.argv[3]), int(sys.argv[4]))
+        at_random(where, int(sys.argv[3]), int(sys.argv[4]), secure)

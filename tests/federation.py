@@ -12,6 +12,7 @@ from recunlearn.streaming.federated.board import Board
 from recunlearn.streaming.federated.coordinator import Coordinator
 from recunlearn.streaming.federated.coordinator_state import found_federation
 from recunlearn.streaming.federated.publication import read_version
+from recunlearn.streaming.federated.secure.adding import ask_for_round
 from recunlearn.streaming.federated.silo import Silo, ask, join
 
 ITEMS = [f"item-{k}" for k in range(30)]
@@ -31,11 +32,14 @@ def rows_of(users, seed=0):
 class Federation:
     """A coordinator and its silos, in directories under one folder."""
 
-    def __init__(self, folder, frames, model="item_knn", settings=None, **options):
+    def __init__(self, folder, frames, model="item_knn", settings=None, *, secure=False, **options):
         self.folder, self.frames = Path(folder), dict(frames)
         self.board = Board(self.folder / "board")
         self.root = self.folder / "coordinator"
         self.model, self.settings = model, settings or {}
+        self.secure = secure
+        if secure:
+            options.setdefault("round_every", 3600.0)
         found_federation(
             self.root, self.board.root, "test", ITEMS, model, self.settings, **{"batch": 1, **options}
         )
@@ -47,8 +51,19 @@ class Federation:
         self.frames[name] = frame
         with Coordinator(self.root) as coordinator:
             trusted = StatePaths(self.root).receipt_public_key.read_bytes()
-            key = join(self.silo(name), self.board.root, name, frame, trusted)
+            key = join(self.silo(name), self.board.root, name, frame, trusted, secure=self.secure)
             coordinator.admit(name, key.read_bytes())
+        if self.secure:
+            self.introduce()
+
+    def introduce(self):
+        """Give each silo the others' keys."""
+        keys = {name: StatePaths(self.silo(name)).receipt_public_key for name in self.frames}
+        for name in (there := [name for name in self.frames if self.silo(name).exists()]):
+            with Silo(self.silo(name)) as silo:
+                for other in there:
+                    if other != name:
+                        silo.trust(other, keys[other].read_bytes())
 
     def silo(self, name):
         """Directory of a silo."""
@@ -65,13 +80,24 @@ class Federation:
             return coordinator.step()
 
     def round(self, **options):
-        """Everybody once: silos, coordinator, silos."""
+        """Everybody once: silos, coordinator, silos; under masks, until a round is over."""
         names = [name for name in self.frames if self.silo(name).exists()]
         for name in names:
             self.look(name, **options)
+        if self.secure:
+            return self.masked_round(names)
         step = self.collect()
         for name in names:
             self.look(name)
+        return step
+
+    def masked_round(self, names):
+        """Run a round of secure sums among silos; returns what the coordinator's last look came to."""
+        ask_for_round(self.root)
+        for _ in range(4):
+            step = self.collect()
+            for name in names:
+                self.look(name)
         return step
 
     def forget(self, name, *users):

@@ -266,7 +266,7 @@ def test_messages_in_any_order_and_number_count_once_each(federation):
         shutil.rmtree(federation.board.root / "answers")
         assert federation.collect().taken == 0
         assert not second[0].exists()
-        assert federation.board.receipt("north", 1, 2).exists()
+        assert federation.board.receipt_of("north/1/2").exists()
     assert federation.published()[0] == before
     federation.look("north")
     assert not read_silo(federation.silo("north")).outgoing
@@ -334,7 +334,7 @@ def hostile(made, sums, *, sequence=2, epoch=1, kind="deletion", name="north", k
 def own_sums(federation, name="north"):
     """Return the sums that a silo has with the coordinator."""
     with Coordinator(federation.root) as coordinator:
-        return coordinator._sums_of(name)
+        return coordinator._adding.sums_of(name)
 
 
 def altered(sums, **arrays):

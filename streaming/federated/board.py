@@ -6,6 +6,7 @@
     catalogue.ndjson         item ids, one a line, only ever appended to: line k is column k
     inbox/NAME/000002-000007.json  .arrow    silo NAME's: message 7 of epoch 2, and its sums
     answers/NAME/000002-000007.json          the coordinator's: the receipt; or ...refused.json
+    secure/000003/           the coordinator's, with inbox/NAME/secure-000003/: see ``secure.exchange``
     versions/000012/ CURRENT                 the coordinator's: what is published
 
 A silo writes into its own inbox only, the coordinator everything else. Nothing in here names a user.
@@ -43,6 +44,7 @@ class Charter(msgspec.Struct, frozen=True):
     catalogue : hex SHA-256 of the first ``statistic.n_items`` lines of the catalogue.
     batch : users that a deletion should have at the least.
     parties : silo -> its public key, PEM.
+    secure : sums are added under masks, in rounds; nobody sends them in the open.
     """
 
     format: int
@@ -54,6 +56,7 @@ class Charter(msgspec.Struct, frozen=True):
     catalogue: str
     batch: int
     parties: dict[str, str]
+    secure: bool = False
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -62,7 +65,7 @@ class Receipt(msgspec.Struct, frozen=True):
     Attributes
     ----------
     key, message : idempotency key, and hex SHA-256 of the signed header.
-    kind, users : of the message.
+    kind, users : of the message; in a round of secure sums, of all silos together.
     epoch, version : the published version from which on it counts, in its epoch; for a deletion: in which the
         users are out.
     manifest : hex SHA-256 of that version's manifest.
@@ -155,9 +158,16 @@ class Board:
         here = [sequence for e, sequence in self.letters(party) if e == epoch and sequence > last]
         return last + 1 if here and here[0] > last + 1 else None
 
-    def receipt(self, party: str, epoch: int, sequence: int) -> Path:
-        """Return where the receipt of a message is."""
-        return self.answers(party) / f"{epoch:06d}-{sequence:06d}.json"
+    def receipt_of(self, key: str) -> Path:
+        """Return where the receipt of a message is, by its key, or that of what a silo said in a round.
+
+        Examples
+        --------
+        >>> Board(Path("fed")).receipt_of("north/2/round-7").as_posix()
+        'fed/answers/north/000002-round-7.json'
+        """
+        party, epoch, last = key.split("/")
+        return self.answers(party) / f"{int(epoch):06d}-{last.zfill(6)}.json"
 
     def refusal(self, party: str, epoch: int, sequence: int) -> Path:
         """Return where the refusal of a message is."""

@@ -1,8 +1,8 @@
-"""The coordinator: takes in what silos send, keeps the sums of each, publishes models of all, answers.
+"""The coordinator: takes in what silos send, publishes models of all, answers.
 
-``state.json`` is the commit point: it names, for each silo, the file of its sums and the last message in
-them. Sums files are written before it and removed after it; what is published follows from it. So a crash at
-any step, and a start again, ends as no crash would have: no message is lost, none counts twice.
+``state.json`` is the commit point: it names the files of the sums and the last message of each silo in them.
+Sums files are written before it and removed after it; what is published follows from it. So a crash at any
+step, and a start again, ends as no crash would have: no message is lost, none counts twice.
 """
 
 import logging
@@ -11,32 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import numpy as np
 
 from ...engine import durable
 from ...engine.closable import Closable
 from ...engine.signing import ReceiptError, SigningKey, public_pem, read_public_key
 from ...engine.state import StatePaths, WriterLock
-from ...models.summed import published_from_sums, statistic_of
-from ...models.sums import LARGEST, Statistic, Sums, SumsError, merge
-from ...models.sums_check import read_sums
-from .board import (
-    CHARTER_TYPE,
-    RECEIPT_TYPE,
-    REFUSAL_TYPE,
-    Board,
-    Charter,
-    Receipt,
-    Refusal,
-    catalogue_lines,
-    make_board,
-)
+from ...models.summed import published_from_sums
+from ...models.sums import SumsError
+from .adding import SUMS, Adding, Apart
+from .answers import Answers
+from .board import CHARTER_TYPE, Board, Charter, Receipt, catalogue_lines, make_board
 from .coordinator_state import Party, Taken, read_state, write_state
-from .message import FORMAT, FederationError, Header, digest_of, key_of, open_header, read_arrow, write_arrow
+from .message import FORMAT, FederationError, Header, digest_of, key_of, open_header
 from .publication import flip, read_current, read_version, write_version
+from .secure.adding import Together
 
 _log = logging.getLogger(__name__)
 
@@ -68,8 +58,13 @@ class Coordinator(Closable):
         self.state = read_state(root)  # as it is now that nobody else writes it
         self._key = SigningKey.create(StatePaths(root))
         self.board = Board(Path(self.state.board))
-        durable.make_directory(root / "sums")
-        self._sums: dict[str, Sums] = {}
+        self._answers = Answers(root, self.board, self._key)
+        durable.make_directory(root / SUMS)
+        self._adding: Adding = (
+            Apart(root, self.board, self.state)
+            if self.state.rounds is None
+            else Together(root, self.board, self.state, self._key)
+        )
         self._say_what_is_done()
         self._finish()
 
@@ -77,14 +72,10 @@ class Coordinator(Closable):
         """Give the directory back."""
         self._lock.close()
 
-    @property
-    def statistic(self) -> Statistic:
-        """What is summed."""
-        state = self.state
-        return statistic_of(state.model, state.settings, len(state.items), fractions=state.fractions)
-
     def admit(self, name: str, public_key: bytes) -> None:
         """Let a silo in, under its public key in PEM; the same again changes nothing.
+
+        Under masks the silos of an epoch stay the same: once its first round has begun, this begins another.
 
         Raises
         ------
@@ -106,8 +97,7 @@ class Coordinator(Closable):
                 "extend --again"
             )
         self.state.parties[name] = Party(public)
-        self._commit()
-        self._say_what_is_done()
+        self._commit_with_others()
 
     def dismiss(self, name: str) -> None:
         """Forget a whole silo: its sums, its key, its messages; published by the next :meth:`step`.
@@ -121,8 +111,7 @@ class Coordinator(Closable):
             known = ", ".join(self.state.parties) or "none"
             raise FederationError(f"there is no silo {name!r} (there are: {known})")
         self._drop(name)
-        self._commit()
-        self._say_what_is_done()
+        self._commit_with_others()
 
     def extend(self, items: Sequence[str], *, again: bool = False) -> int:
         """Append items to the catalogue and begin a new epoch: every silo is asked for its sums again.
@@ -139,47 +128,53 @@ class Coordinator(Closable):
         known = set(self.state.items)
         new = [item for item in dict.fromkeys(items) if item not in known]
         if new or again:
-            state = self.state
-            state.items += new
-            state.epoch, state.opened, state.begun, state.dirty = state.epoch + 1, time.time(), False, True
-            state.unanswered, state.receipts, state.departed = [], {}, []
-            for party in state.parties.values():
-                party.sequence, party.sums, party.users = 0, "", 0
-            self._sums.clear()
+            self.state.items += new
+            self._begin_epoch()
+        return len(new)
+
+    def _begin_epoch(self) -> None:
+        state = self.state
+        state.epoch, state.opened, state.begun, state.dirty = state.epoch + 1, time.time(), False, True
+        state.unanswered = [one for one in state.unanswered if one.header.kind == "leave"]
+        state.departed = []
+        for party in state.parties.values():
+            party.sequence = 0
+        self._adding.begin_epoch()
+        self._commit()
+        self._say_what_is_done()
+
+    def _commit_with_others(self) -> None:
+        """Commit after a silo came or went, in another epoch where an epoch's silos are fixed."""
+        if self._adding.is_fixed():
+            self._begin_epoch()
+        else:
             self._commit()
             self._say_what_is_done()
-        return len(new)
 
     def step(self) -> Step:
         """Take in every message that is there, publish if that changed anything, answer, tidy up."""
         parties = set(self.state.parties)
         found = [self._take_from(name) for name in sorted(parties)]
-        if any(taken for taken, _ in found):
-            self._commit()
         if set(self.state.parties) != parties:
-            self._say_what_is_done()
-        published = self._publish() if self.state.dirty and self._is_due() else None
+            self._commit_with_others()
+        elif any(taken for taken, _ in found):
+            self._commit()
+        self._add_up()
+        published = self._publish() if self.state.dirty and self._adding.is_due() else None
         self._tidy()
         return Step(sum(taken for taken, _ in found), sum(refused for _, refused in found), published)
 
-    def _is_due(self) -> bool:
-        """Tell whether a version can be published: all silos are in, or the patience with some has ended.
-
-        Only an epoch's first version waits; who comes later is added to what is there.
-        """
-        state = self.state
-        away = sum(not party.sums for party in state.parties.values())
-        if state.begun or not away:
-            return True
-        waited = state.patience is not None and time.time() - state.opened >= state.patience
-        return waited and away < len(state.parties)
+    def _add_up(self) -> None:
+        """Let count what silos said together."""
+        if self._adding.is_stuck():
+            self._begin_epoch()
+        self._adding.look()
+        if self.state.unanswered and not self.state.dirty:  # nobody had anything: nothing is new
+            self._answer(self.state.version)
 
     def _commit(self) -> None:
         """Make what was taken in count: sums first, then the state that names them."""
-        for name, party in self.state.parties.items():
-            path = self._root / "sums" / party.sums
-            if party.sums and not path.exists():
-                durable.create_bytes(path, write_arrow(self._sums[name]))
+        self._adding.keep()
         write_state(self._root, self.state)
 
     def _say_what_is_done(self) -> None:
@@ -189,8 +184,8 @@ class Coordinator(Closable):
         make_board(self.board, parties)
         lines = catalogue_lines(state.items)
         charter = Charter(
-            FORMAT, state.federation, state.epoch, state.model, state.settings, self.statistic,
-            digest_of(lines), state.batch, parties,
+            FORMAT, state.federation, state.epoch, state.model, state.settings, state.statistic,
+            digest_of(lines), state.batch, parties, state.rounds is not None,
         )  # fmt: skip
         for path, content in (
             (self.board.public_key, public_pem(self._key.public)),
@@ -207,8 +202,8 @@ class Coordinator(Closable):
             party = self.state.parties.get(name)
             if party is None:
                 break  # it has left
-            if epoch == self.state.epoch and sequence > party.sequence + 1:
-                continue  # an earlier one is missing: this one waits
+            if self.state.rounds is None and epoch == self.state.epoch and sequence > party.sequence + 1:
+                continue  # an earlier one is missing: this one waits; under masks the others are no letters
             opened = None
             try:
                 opened = self._open_letter(name, epoch, sequence)
@@ -247,16 +242,16 @@ class Coordinator(Closable):
             raise FederationError(f"epoch {header.epoch} has not begun: this is epoch {state.epoch}")
         if header.epoch < state.epoch:
             why = f"this is epoch {state.epoch}: sums of epoch {header.epoch} say nothing in it"
-            if not self.board.receipt(name, header.epoch, header.sequence).exists():
+            if not self.board.receipt_of(header.key).exists():
                 self._refuse(header, message, "other-epoch", why)
-            self._remove_letter(header)
+            self._answers.remove_letter(header)
             return True
         if header.sequence > state.parties[name].sequence:
             return False
-        receipt = state.receipts.get(header.key)
+        receipt = self._answers.find(header.key)
         if receipt is not None and receipt.message == message:
-            self._post(receipt)
-            self._remove_letter(header)
+            self._answers.post(header.key)
+            self._answers.remove_letter(header)
         elif message not in {one.message for one in state.unanswered}:
             raise FederationError("another message counts in its place; this one does not")
         return True
@@ -274,52 +269,16 @@ class Coordinator(Closable):
         if header.kind == "leave":
             self._drop(name)
             return
-        if header.statistic != self.statistic:
-            raise SumsError(f"these are sums of {header.statistic}; the charter asks for {self.statistic}")
-        before = self._sums_of(name)
-        if header.kind == "rows":
-            after = before.add(self._read(header))
-            self._require_room(name, after)
-        else:
-            after = before.subtract(self._read(header))
-            read_sums(after.statistic, after.users, after.arrays)  # what is left must be sums of rows too
-        self._sums[name] = after
-        party.sequence, party.users = header.sequence, after.users
-        party.sums = f"{name}-{header.epoch:06d}-{header.sequence:06d}.arrow"
-
-    def _read(self, header: Header) -> Sums:
-        """Read the sums that a header names."""
-        path = self.board.envelope(header.party, header.epoch, header.sequence).with_suffix(".arrow")
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            raise FederationError(f"the sums of {header.key} are missing") from None
-        if digest_of(content) != header.digest:
-            raise FederationError(f"the sums of {header.key} are not those that were signed")
-        return read_arrow(content, header.statistic, header.users)
-
-    def _sums_of(self, name: str) -> Sums:
-        """Return a silo's sums as they stand, from disk the first time."""
-        if name not in self._sums:
-            party, statistic = self.state.parties[name], self.statistic
-            self._sums[name] = (
-                read_arrow((self._root / "sums" / party.sums).read_bytes(), statistic, party.users)
-                if party.sums
-                else Sums.nothing(statistic)
+        if header.statistic != self.state.statistic:
+            raise SumsError(
+                f"these are sums of {header.statistic}; the charter asks for {self.state.statistic}"
             )
-        return self._sums[name]
-
-    def _require_room(self, name: str, after: Sums) -> None:
-        """Refuse sums with which the total of all silos would not fit."""
-        others = [self._sums_of(other) for other in self.state.parties if other != name]
-        for what in ("counts", "degrees"):
-            total = sum(getattr(one, what).astype(np.float64) for one in [*others, after])
-            _require_below(total, what)
-        _require_below(sum(one.diagonal().astype(np.float64) for one in [*others, after]), "squares")
+        self._adding.take(header)
+        party.sequence = header.sequence
 
     def _drop(self, name: str) -> None:
         had = self.state.parties.pop(name)
-        self._sums.pop(name, None)
+        self._adding.drop(name)
         self.state.departed.append(name)
         self.state.dirty |= bool(had.sums)
 
@@ -333,12 +292,11 @@ class Coordinator(Closable):
         """
         state = self.state
         version = state.version + 1
-        total = merge((self._sums_of(name) for name in state.parties), self.statistic)
+        total, parties = self._adding.total()
         try:
             published = published_from_sums(state.model, state.settings, total)
         except ValueError as error:
             raise FederationError(f"no model can be made of these sums: {error}") from None
-        parties = [name for name, party in state.parties.items() if party.sums]
         place = (state.federation, state.epoch, version)
         write_version(self.board, self._key, published, place, (total.users, parties))
         flip(self.board, version)
@@ -352,8 +310,8 @@ class Coordinator(Closable):
         if version == self.state.version + 1:
             self.state.settings = dict(read_version(self.board, self._key.public)[0].settings)
             self._answer(version)
-        for receipt in self.state.receipts.values():
-            self._post(receipt)
+        for key in self.state.answered:
+            self._answers.post(key)
 
     def _answer(self, version: int) -> None:
         """Commit to what a published version has in it, and write the receipts."""
@@ -361,30 +319,22 @@ class Coordinator(Closable):
         now, answered = datetime.now(UTC).isoformat(timespec="seconds"), state.unanswered
         for one in answered:
             header = one.header
-            state.receipts[header.key] = Receipt(
+            receipt = Receipt(
                 state.federation, header.party, header.key, one.message, header.kind, header.users,
                 header.epoch, version, manifest, now,
             )  # fmt: skip
+            self._answers.keep(receipt)
         state.version, state.begun, state.dirty, state.unanswered = version, True, False, []
+        state.answered = [one.header.key for one in answered]
         self._commit()
         for one in answered:
-            self._post(state.receipts[one.header.key])
-            self._remove_letter(one.header)
-
-    def _post(self, receipt: Receipt) -> None:
-        """Put a receipt on the board, unless it is there."""
-        path = self.board.receipt(receipt.party, receipt.epoch, int(receipt.key.rpartition("/")[2]))
-        if not path.exists():
-            content = self._key.envelope(msgspec.json.encode(receipt), RECEIPT_TYPE)
-            durable.make_directory(path.parent, durable.SHARED_FOLDER)
-            durable.replace(path, content, durable.SHARED)
+            self._answers.post(one.header.key)
+            self._answers.remove_letter(one.header)
 
     def _refuse(self, header: Header, message: str, code: str, why: str) -> None:
         _log.warning("message %s is refused: %s", header.key, why)
-        refusal = Refusal(self.state.federation, header.party, header.key, message, code, why)
-        path = self.board.refusal(header.party, header.epoch, header.sequence)
-        durable.replace(path, self._key.envelope(msgspec.json.encode(refusal), REFUSAL_TYPE), durable.SHARED)
-        self._remove_letter(header)
+        self._answers.refuse(self.state.federation, header, message, code, why)
+        self._answers.remove_letter(header)
 
     def _set_aside(self, name: str, epoch: int, sequence: int, why: str) -> None:
         """Take what nobody can be held to out of the inbox: the silo, if it wrote one, writes it again."""
@@ -392,26 +342,10 @@ class Coordinator(Closable):
         path = self.board.envelope(name, epoch, sequence)
         path.rename(path.with_suffix(".set-aside"))
 
-    def _remove_letter(self, header: Header) -> None:
-        """Remove the envelope last: while it is there, a crash leaves something to come back to."""
-        path = self.board.envelope(header.party, header.epoch, header.sequence)
-        for one in (path.with_suffix(".arrow"), path):
-            if one.exists():
-                durable.remove(one)
-
     def _tidy(self) -> None:
         """Remove what nothing names any more: old versions, old sums."""
-        named = {party.sums for party in self.state.parties.values()}
-        for path in (self._root / "sums").iterdir():
-            if path.name not in named:
-                durable.remove(path)
+        self._adding.tidy()
         current, _ = read_current(self.board)
         for folder in self.board.versions.iterdir():
             if current and folder != self.board.version(current):
                 durable.remove(folder)
-
-
-def _require_below(total: Any, what: str) -> None:
-    over = np.flatnonzero(total >= 0.99 * LARGEST)
-    if over.size:
-        raise SumsError(f"the {what} of item {over[0]} of all silos would sum to 2^61, which does not fit")

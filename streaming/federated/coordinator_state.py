@@ -11,11 +11,15 @@ from ...engine import durable
 from ...engine.signing import SigningKey
 from ...engine.state import StatePaths
 from ...models.summed import statistic_of
-from .board import Receipt
-from .message import FORMAT, FederationError, Header
+from ...models.sums import Statistic
+from .message import FORMAT, FederationError, Header, read_form
+from .secure.terms import What
 
 DEFAULT_BATCH: Final = 100
 """See docs/explanation/federated.md: what differences of totals say of somebody, by the size of the batch."""
+
+DEFAULT_ROUND_EVERY: Final = 86_400.0
+"""Seconds: a day, of the month that the law gives; a round costs each silo 8 bytes for a pair of items."""
 
 STATE: Final = "state.json"
 
@@ -36,6 +40,28 @@ class Taken(msgspec.Struct, frozen=True):
     message: str
 
 
+class Rounds(msgspec.Struct):
+    """Where a federation of secure sums stands.
+
+    Attributes
+    ----------
+    every : seconds from the end of one round to the beginning of the next.
+    number : of the last round that was begun, in any epoch; never used again.
+    what, asked : the open round: rows or deletions, and of which silos; [], none is open.
+    since : when the open round began, or the last one ended, Unix time.
+    sums, users, members : the file of this epoch's total ("": there is none yet), its users, its silos.
+    """
+
+    every: float
+    number: int = 0
+    what: What = "rows"
+    asked: list[str] = []
+    since: float = 0.0
+    sums: str = ""
+    users: int = 0
+    members: list[str] = []
+
+
 class CoordinatorState(msgspec.Struct):
     """What the coordinator has committed to.
 
@@ -47,8 +73,10 @@ class CoordinatorState(msgspec.Struct):
     version : the last one published; begun : one of this epoch is; dirty : the sums are not those of it.
     patience : seconds after which an epoch's first version is published without silos that are away; None:
         it waits for all.
-    unanswered : messages that count, and are in no version yet. receipts : key -> of this epoch.
+    unanswered : messages that count, and are in no version yet.
+    answered : keys of those that the last version answered; their receipts are kept, if not posted yet.
     departed : silos that left in this epoch: nobody takes their names in it, or their messages would count.
+    rounds : of secure sums; None: each silo's sums are added in the open.
     """
 
     format: int
@@ -67,8 +95,19 @@ class CoordinatorState(msgspec.Struct):
     items: list[str]
     parties: dict[str, Party]
     unanswered: list[Taken]
-    receipts: dict[str, Receipt]
+    answered: list[str]
     departed: list[str]
+    rounds: Rounds | None = None
+
+    @property
+    def statistic(self) -> Statistic:
+        """What is summed."""
+        return statistic_of(self.model, self.settings, len(self.items), fractions=self.fractions)
+
+    def is_out_of_patience(self, times: int = 1) -> bool:
+        """Tell whether who is away has been waited for since the epoch began, or the open round did."""
+        since = self.rounds.since if self.rounds is not None else self.opened
+        return self.patience is not None and time.time() - since >= times * self.patience
 
 
 def found_federation(
@@ -82,8 +121,13 @@ def found_federation(
     batch: int = DEFAULT_BATCH,
     patience: float | None = None,
     fractions: bool = False,
+    round_every: float | None = None,
 ) -> None:
     """Make a coordinator's directory: its key, and the state that a first epoch begins with.
+
+    Parameters
+    ----------
+    round_every : add sums under masks, with a round of deletions every so many seconds; None: in the open.
 
     Raises
     ------
@@ -105,7 +149,8 @@ def found_federation(
     state = CoordinatorState(
         FORMAT, federation, str(board.resolve()), model, settings, fractions, batch, patience,
         epoch=1, opened=time.time(), version=0, begun=False, dirty=False, items=list(items), parties={},
-        unanswered=[], receipts={}, departed=[],
+        unanswered=[], answered=[], departed=[],
+        rounds=None if round_every is None else Rounds(round_every),
     )  # fmt: skip
     write_state(root, state)
 
@@ -121,14 +166,11 @@ def read_state(root: Path) -> CoordinatorState:
     Raises
     ------
     FederationError
-        There is no coordinator here, or its state cannot be read.
+        There is no coordinator here, or its state cannot be read or has another format.
     """
-    path = root / STATE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=CoordinatorState)
+        return read_form(root / STATE, CoordinatorState)
     except FileNotFoundError:
         raise FederationError(
             f"{root} has no coordinator; make one with: recunlearn coordinator init"
         ) from None
-    except msgspec.DecodeError as error:
-        raise FederationError(f"{path} cannot be read ({error}); restore it from a backup") from None

@@ -7,7 +7,8 @@ checked first, then the digest, and only then is the Arrow file read.
 
 import hashlib
 import io
-from typing import Any, Final, Literal, TypeAlias
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -24,6 +25,9 @@ FORMAT: Final = 1
 PAYLOAD_TYPE: Final = "application/vnd.recunlearn.federated-sums.v1+json"
 
 Kind: TypeAlias = Literal["rows", "deletion", "leave"]
+
+
+S = TypeVar("S")
 
 
 class FederationError(StateError):
@@ -68,6 +72,43 @@ def key_of(party: str, epoch: int, sequence: int) -> str:
     'north/2/7'
     """
     return f"{party}/{epoch}/{sequence}"
+
+
+def round_key(party: str, epoch: int, number: int) -> str:
+    """Name what a silo says in a round of secure sums.
+
+    Examples
+    --------
+    >>> round_key("north", 2, 7)
+    'north/2/round-7'
+    """
+    return f"{party}/{epoch}/round-{number}"
+
+
+class _Form(msgspec.Struct):
+    format: int
+
+
+def read_form(path: Path, kind: type[S]) -> S:
+    """Read a state in JSON, its format first.
+
+    Raises
+    ------
+    FederationError
+        It is of another format, or cannot be read.
+    FileNotFoundError
+        It is not there.
+    """
+    content = path.read_bytes()
+    try:
+        found = msgspec.json.decode(content, type=_Form).format
+        if found != FORMAT:
+            raise FederationError(
+                f"{path} has format {found}; this release reads {FORMAT}: use the release that wrote it"
+            )
+        return msgspec.json.decode(content, type=kind)
+    except msgspec.DecodeError as error:
+        raise FederationError(f"{path} cannot be read ({error}); restore it from a backup") from None
 
 
 def write_arrow(sums: Sums) -> bytes:

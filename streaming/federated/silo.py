@@ -5,7 +5,7 @@ that it sums up, and is a function of those: so it can be written again, the sam
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,12 +15,15 @@ import polars as pl
 
 from ...engine import durable
 from ...engine.closable import Closable
-from ...engine.signing import SigningKey, read_public_key
+from ...engine.signing import SigningKey, public_pem, read_public_key
 from ...engine.state import StatePaths, WriterLock
-from ...models.sums import SumsError, sums_of, weigh_rows
+from ...models.sums import SumsError, weigh_rows
 from .board import RECEIPT_TYPE, REFUSAL_TYPE, Board, Charter, Receipt, Refusal, read_signed
-from .message import FORMAT, FederationError, Header, Kind, digest_of, key_of, seal, write_arrow
+from .message import FORMAT, FederationError, Kind, digest_of
+from .sealing import Letters, Sealing, answered_as
+from .secure.sealing import UnderMasks
 from .silo_state import (
+    DONE_KEPT,
     STATE,
     Done,
     Outgoing,
@@ -55,6 +58,8 @@ def join(
     frame: pl.DataFrame,
     coordinator: bytes,
     patience: float = DEFAULT_PATIENCE,
+    *,
+    secure: bool = False,
 ) -> Path:
     """Make a silo's directory: its key, its rows, its state; returns the file of its public key.
 
@@ -62,6 +67,7 @@ def join(
     ----------
     frame : ``user_id``, ``item_id`` and ``value``; copied.
     coordinator : the coordinator's public key, PEM, from a source that is trusted.
+    secure : nothing but masked sums leaves this silo.
 
     Raises
     ------
@@ -86,6 +92,7 @@ def join(
     state = SiloState(
         FORMAT, str(board.resolve()), party, coordinator.decode(), patience, epoch=0, sequence=0,
         rows=_FIRST_ROWS, pending=[], outgoing=[], done=[], items=0, catalogue="", left=False,
+        secure=secure,
     )  # fmt: skip
     write_state(root, state)
     return paths.receipt_public_key
@@ -123,6 +130,8 @@ class Silo(Closable):
         self._key = SigningKey.create(StatePaths(root))
         self._coordinator = read_public_key(self.state.coordinator.encode())
         self.board = Board(Path(self.state.board))
+        letters = Letters(root, self.board, self.state, self._key)
+        self._sealing: Sealing = UnderMasks(letters, self._coordinator) if self.state.secure else letters
 
     def close(self) -> None:
         """Give the directory back."""
@@ -145,13 +154,13 @@ class Silo(Closable):
         erased, sent = self._read_answers(charter.epoch), 0
         if self.state.left:
             erased += self._erase_here()
-        else:
+        elif not self._is_leaving() or self.state.party in charter.parties:  # else the receipt is to come
             self._require_a_place(charter)
             if charter.epoch != self.state.epoch:
                 self._enter(charter)
             elif self._is_due(charter, flush):
                 self._send_deletion()
-            sent = self._write_messages(charter)
+            sent = self._sealing.send(charter)
         self._tidy()
         return SiloStep(sent, erased, self.state.done[-1].version if self.state.done else None)
 
@@ -166,7 +175,25 @@ class Silo(Closable):
                 "the silo has not entered this epoch yet; run it first: recunlearn silo run"
             )
         self._commit_message("leave", "", 0)
-        self._write_messages(charter)
+        self._sealing.send(charter)
+
+    def trust(self, name: str, public_key: bytes) -> None:
+        """Take another silo's public key, PEM, as that silo gave it: sums are masked among those only.
+
+        Raises
+        ------
+        FederationError
+            This silo masks nothing.
+        ReceiptError
+            The key is none.
+        """
+        if not self.state.secure:
+            raise FederationError(
+                f"silo {self.state.party} sends its sums in the open and needs no other's key; to mask them: "
+                "recunlearn silo join --secure"
+            )
+        self.state.peers[name] = public_pem(read_public_key(public_key)).decode()
+        write_state(self._root, self.state)
 
     def _is_leaving(self) -> bool:
         return any(one.kind == "leave" for one in self.state.outgoing)
@@ -193,17 +220,19 @@ class Silo(Closable):
         """
         state, erased = self.state, 0
         for one in list(state.outgoing):
-            place = (state.party, state.epoch, one.sequence)
-            receipt = read_signed(self.board.receipt(*place), RECEIPT_TYPE, self._coordinator, Receipt)
+            answered = self.board.receipt_of(answered_as(state, one))
+            receipt = read_signed(answered, RECEIPT_TYPE, self._coordinator, Receipt)
             if receipt is not None:
                 self._require_own(receipt.key, receipt.party, one)
                 state.outgoing.remove(one)
                 state.done.append(Done(receipt.key, one.kind, one.erases, receipt.epoch, receipt.version))
+                del state.done[:-DONE_KEPT]
                 state.left |= one.kind == "leave"
                 erased += one.erases
                 write_state(self._root, state)
                 continue
-            refusal = read_signed(self.board.refusal(*place), REFUSAL_TYPE, self._coordinator, Refusal)
+            place = self.board.refusal(state.party, state.epoch, one.sequence)
+            refusal = read_signed(place, REFUSAL_TYPE, self._coordinator, Refusal)
             if refusal is not None and epoch == state.epoch:
                 raise FederationError(
                     f"the coordinator refused message {refusal.key}: {refusal.why}; look into it, "
@@ -212,15 +241,21 @@ class Silo(Closable):
         return erased
 
     def _require_own(self, key: str, party: str, one: Outgoing) -> None:
-        own = key_of(self.state.party, self.state.epoch, one.sequence)
+        own = answered_as(self.state, one)
         if (key, party) != (own, self.state.party):
             raise FederationError(
                 f"the receipt in the place of {own} is for {key}: the board is not in order"
             )
 
     def _require_a_place(self, charter: Charter) -> None:
-        """Check that the charter has this silo, and a catalogue that only grew."""
+        """Check that the charter has this silo, sums as it gives them, and a catalogue that only grew."""
         state = self.state
+        if charter.secure != state.secure:
+            ours, theirs = ("masked", "in the open") if state.secure else ("in the open", "masked")
+            raise FederationError(
+                f"silo {state.party} joined to send sums {ours}, and the federation adds them {theirs}; if "
+                "that is what is wanted, join from another directory: recunlearn silo join"
+            )
         public = StatePaths(self._root).receipt_public_key.read_text()
         if charter.parties.get(state.party) != public:
             raise FederationError(
@@ -263,6 +298,10 @@ class Silo(Closable):
         pending = self.state.pending
         if not pending or self._is_leaving():  # with a silo all its sums go: no message of it counts after
             return False
+        if (
+            self.state.secure and self.state.outgoing
+        ):  # a round takes one message: all who wait go in the next
+            return False
         oldest = min(one.since for one in pending)
         return flush or len(pending) >= charter.batch or time.time() - oldest >= self.state.patience
 
@@ -300,36 +339,6 @@ class Silo(Closable):
         state = self.state
         state.sequence += 1
         state.outgoing.append(Outgoing(state.sequence, kind, rows, erases))
-
-    def _write_messages(self, charter: Charter) -> int:
-        """Write every message that is neither on the board nor answered; how many."""
-        written, items = 0, None
-        for one in self.state.outgoing:
-            envelope = self.board.envelope(self.state.party, self.state.epoch, one.sequence)
-            if (
-                envelope.exists()
-                or self.board.receipt(self.state.party, self.state.epoch, one.sequence).exists()
-            ):
-                continue
-            items = self.board.read_catalogue(charter) if items is None else items
-            self._write(envelope, one, charter, items)
-            written += 1
-        return written
-
-    def _write(self, envelope: Path, one: Outgoing, charter: Charter, items: Sequence[str]) -> None:
-        digest, users = "", 0
-        if one.kind != "leave":
-            rows = matrix_of(read_rows(self._root / one.rows), items)
-            sums = sums_of(rows, charter.statistic)
-            content, users = write_arrow(sums), sums.users
-            digest = digest_of(content)
-            durable.replace(envelope.with_suffix(".arrow"), content, durable.SHARED)
-        party, epoch = self.state.party, self.state.epoch
-        header = Header(
-            FORMAT, charter.federation, party, epoch, one.sequence, key_of(party, epoch, one.sequence),
-            one.kind, charter.statistic, users, digest,
-        )  # fmt: skip
-        durable.replace(envelope, seal(header, self._key), durable.SHARED)
 
     def _tidy(self) -> None:
         """Remove the rows that nothing needs any more: of users who are out, above all."""

@@ -11,9 +11,12 @@ import scipy.sparse as sp
 
 from ...engine import durable
 from ...models.base import Interactions, canonical_interactions
-from .message import FederationError, Kind
+from .message import FederationError, Kind, read_form
 
 STATE: Final = "silo.json"
+
+DONE_KEPT: Final = 1000
+"""Answered messages that a silo remembers; of older ones the receipts are on the board."""
 
 
 class Pending(msgspec.Struct, frozen=True):
@@ -32,12 +35,14 @@ class Outgoing(msgspec.Struct, frozen=True):
     rows : the Parquet file of the rows that it sums up; "" where it has none. Kept until there is an answer,
         so that a message that is lost can be written again: the same bytes.
     erases : how many users are out once it counts.
+    round : the last round of secure sums that it was brought to; 0: none.
     """
 
     sequence: int
     kind: Kind
     rows: str
     erases: int
+    round: int = 0
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -60,10 +65,12 @@ class SiloState(msgspec.Struct):
     epoch, sequence : of the last message made; epoch 0: none.
     rows : the Parquet file of what is kept.
     pending : who is to be forgotten and in no message yet: nobody serves them any more.
-    outgoing, done : messages without and with an answer.
+    outgoing, done : messages without and with an answer; of these the last thousand.
     items, catalogue : how many lines of the catalogue were seen, and their SHA-256: they must stay.
     patience : seconds after which a deletion goes out although its batch is small.
     left : the silo is no part of the federation any more.
+    secure : nothing but masked sums leaves this silo.
+    peers : silo -> its public key, PEM, as that silo gave it: with whom sums are masked.
     """
 
     format: int
@@ -80,6 +87,8 @@ class SiloState(msgspec.Struct):
     items: int
     catalogue: str
     left: bool
+    secure: bool = False
+    peers: dict[str, str] = {}
 
 
 def write_state(root: Path, state: SiloState) -> None:
@@ -93,15 +102,12 @@ def read_state(root: Path) -> SiloState:
     Raises
     ------
     FederationError
-        There is no silo here, or its state cannot be read.
+        There is no silo here, or its state cannot be read or has another format.
     """
-    path = root / STATE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=SiloState)
+        return read_form(root / STATE, SiloState)
     except FileNotFoundError:
         raise FederationError(f"{root} has no silo; make one with: recunlearn silo join") from None
-    except msgspec.DecodeError as error:
-        raise FederationError(f"{path} cannot be read ({error}); restore it from a backup") from None
 
 
 def write_rows(path: Path, frame: pl.DataFrame) -> None:

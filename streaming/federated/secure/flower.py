@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from ....engine import durable
 from ....engine.signing import SigningKey
+from ....engine.state import StatePaths, WriterLock
 from ....models.sums import Sums
 from ..board import Board
 from .exchange import Contents, begin, collect, said_path, take_part, terms_path, waited_for
@@ -57,6 +58,8 @@ def answer(message: "Message", silo: Silo) -> "Message":
     ------
     RoundError, SumsError
         As ``exchange.take_part``; Flower hands the server an error then.
+    StateInUseError
+        Another process is this silo.
     """
     from flwr.app import ConfigRecord, Message, RecordDict  # pyright: ignore[reportMissingImports]
 
@@ -65,7 +68,8 @@ def answer(message: "Message", silo: Silo) -> "Message":
     if not isinstance(number, int):
         raise RoundError(f"the message is for round {number!r}; a number is wanted")
     _write(terms_path(board, number).parent, RELAYED, asked)
-    take_part(board, silo.root, silo.me, silo.coordinator, number, silo.contents)
+    with WriterLock(StatePaths(silo.root)):
+        take_part(board, silo.root, silo.me, silo.coordinator, number, silo.contents)
     said = said_path(board, silo.me.name, number, "opening").parent
     record = ConfigRecord({_PARTY: silo.me.name, **_read(said, SAID)})
     return Message(RecordDict({_RECORD: record}), reply_to=message)

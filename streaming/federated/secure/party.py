@@ -55,15 +55,17 @@ class Memory(msgspec.Struct, frozen=True):
     Attributes
     ----------
     round, terms : which round; 0: none.
-    private : the X25519 key that masks are agreed on with; empty once the masked sums are out.
+    epoch : of the round: what was confirmed in an earlier one says nothing in it.
+    private : the X25519 key that masks are agreed on with; empty once the silo has agreed to a total.
     seed : the key of the silo's own mask.
     openings, vector, contents : digests of the openings and of the masked numbers, and the name of what is in
         them; "" before.
     everybody : digest of the masked sums for which ``seed`` was given; "" before.
-    spent : names of what has been confirmed.
+    spent : names of what has been confirmed in this epoch.
     """
 
     round: int = 0
+    epoch: int = 0
     terms: str = ""
     private: bytes = b""
     seed: bytes = b""
@@ -90,6 +92,11 @@ def enter(me: Identity, memory: Memory, terms: Terms) -> Memory:
             f"{me.name} was in round {memory.round} already, with other terms or later than {terms.round}; a "
             "number is used once: begin a round with a higher one"
         )
+    if terms.epoch < memory.epoch:
+        raise RoundError(
+            f"{me.name} was in epoch {memory.epoch} already; round {terms.round} is of epoch {terms.epoch}, "
+            "which is over"
+        )
     require_enough(terms)
     if me.name not in terms.parties:
         raise RoundError(f"silo {me.name} is not in round {terms.round}")
@@ -100,7 +107,8 @@ def enter(me: Identity, memory: Memory, terms: Terms) -> Memory:
                 "which key is its own"
             )
     private = X25519PrivateKey.generate().private_bytes_raw()
-    return Memory(terms.round, digest, private, randomness.token_bytes(KEY_BYTES), spent=memory.spent)
+    seed, spent = randomness.token_bytes(KEY_BYTES), memory.spent if terms.epoch == memory.epoch else ()
+    return Memory(terms.round, terms.epoch, digest, private, seed, spent=spent)
 
 
 def opening(me: Identity, memory: Memory) -> bytes:
@@ -172,7 +180,7 @@ def _require_round(me: Identity, memory: Memory, terms: Terms) -> None:
 def _pair_keys(me: Identity, memory: Memory, opened: Mapping[str, Opening]) -> tuple[dict[str, bytes], str]:
     context = digest_of_all(opened)
     if not memory.private:
-        raise RoundError(f"{me.name} has no key for round {memory.round} any more: its masked sums are out")
+        raise RoundError(f"{me.name} has no key for round {memory.round} any more: it has agreed to a total")
     private = X25519PrivateKey.from_private_bytes(memory.private)
     if opened[me.name].public != private.public_key().public_bytes_raw():
         raise RoundError(f"the opening of {me.name} is not the one that it made in round {memory.round}")
@@ -189,11 +197,6 @@ def _pair_keys(me: Identity, memory: Memory, opened: Mapping[str, Opening]) -> t
 def masked_header(me: Identity, memory: Memory) -> bytes:
     """Say what the masked numbers are."""
     return sign(Masked(memory.terms, me.name, memory.openings, memory.vector), me.key)
-
-
-def sent(memory: Memory) -> Memory:
-    """Forget the key that masks were agreed on with, once the masked numbers are out."""
-    return msgspec.structs.replace(memory, private=b"")
 
 
 def confirm(me: Identity, memory: Memory, terms: Terms, headers: Mapping[str, bytes]) -> Memory:
@@ -217,7 +220,7 @@ def confirm(me: Identity, memory: Memory, terms: Terms, headers: Mapping[str, by
     spent = memory.spent
     if memory.contents and memory.contents not in spent:
         spent = (*spent, memory.contents)
-    return msgspec.structs.replace(memory, everybody=everybody, spent=spent)
+    return msgspec.structs.replace(memory, private=b"", everybody=everybody, spent=spent)
 
 
 def confirmation(me: Identity, memory: Memory) -> bytes:

@@ -136,24 +136,32 @@ def read_all(terms: Terms, kind: type[Said], envelopes: Mapping[str, bytes]) -> 
     Raises
     ------
     RoundError
-        A silo is missing (named), or something is not signed by it or for another round.
+        A silo is missing (named), or as :func:`read_said`.
     """
-    what = kind.__name__.lower()
     missing = sorted(set(terms.parties) - set(envelopes))
     if missing:
         raise RoundError(
-            f"round {terms.round} has no {what} of {', '.join(missing)}: masks cancel only if all are there; "
-            "wait, or begin another round without them"
+            f"round {terms.round} has no {kind.__name__.lower()} of {', '.join(missing)}: masks cancel only "
+            "if all are there; wait, or begin another round without them"
         )
-    digest, out = digest_of_terms(terms), {}
-    for party in sorted(terms.parties):
-        try:
-            public = read_public_key(terms.parties[party].encode())
-            payload = open_envelope(envelopes[party], payload_type(kind), public)
-            said: Said = read_exactly(payload, kind, f"the {what}")
-        except ReceiptError as error:
-            raise RoundError(f"the {what} of silo {party}: {error}; have it sent again") from None
-        if (said.terms, said.party) != (digest, party):
-            raise RoundError(f"the {what} of silo {party} is of {said.party} or of another round")
-        out[party] = said
-    return out
+    return {party: read_said(terms, kind, party, envelopes[party]) for party in sorted(terms.parties)}
+
+
+def read_said(terms: Terms, kind: type[Said], party: str, envelope: bytes) -> Said:
+    """Read what a silo said in a round.
+
+    Raises
+    ------
+    RoundError
+        It is not signed by the silo, or for another round.
+    """
+    what = kind.__name__.lower()
+    try:
+        public = read_public_key(terms.parties[party].encode())
+        payload = open_envelope(envelope, payload_type(kind), public)
+        said: Said = read_exactly(payload, kind, f"the {what}")
+    except ReceiptError as error:
+        raise RoundError(f"the {what} of silo {party}: {error}; have it sent again") from None
+    if (said.terms, said.party) != (digest_of_terms(terms), party):
+        raise RoundError(f"the {what} of silo {party} is of {said.party} or of another round")
+    return said
