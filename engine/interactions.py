@@ -53,7 +53,8 @@ def canonical_frame(frame: pl.DataFrame) -> pl.DataFrame:
     if "time" in frame.columns:
         columns.append("time")
     frame = frame.select(columns).sort("user_id", "item_id")
-    if frame.select(pl.struct("user_id", "item_id").is_duplicated().any()).item():
+    pair = pl.col("user_id", "item_id")
+    if frame.select(pl.all_horizontal(pair == pair.shift(1)).any()).item():  # equal pairs are neighbours
         totals = [pl.col("value").sum()] + ([pl.col("time").max()] if "time" in frame.columns else [])
         frame = frame.group_by("user_id", "item_id", maintain_order=True).agg(totals)
     return frame
