@@ -6,7 +6,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install kafka arrow demo test check bench docs clean
+.PHONY: install kafka arrow flower demo test check bench docs clean
 
 install: $(STAMP)
 
@@ -23,6 +23,14 @@ kafka:
 # Arrow for examples/java: its jars, to ~/.cache/recunlearn/arrow. Needs a JDK 17 and Maven.
 arrow:
 	mvn --batch-mode --quiet --file examples/java/pom.xml dependency:copy-dependencies
+
+# Flower for the test of secure sums over it, in an environment of its own: it holds back what else is here.
+flower: $(VENV)/flower/.installed
+
+$(VENV)/flower/.installed: pyproject.toml | $(STAMP)
+	$(PYTHON) -m venv $(VENV)/flower
+	$(VENV)/flower/bin/pip install --quiet --editable '.[federated]'
+	touch $@
 
 demo: $(STAMP)
 	@$(BIN)/recunlearn demo $(ARGS)

@@ -71,7 +71,8 @@ def answer(message: "Message", silo: Silo) -> "Message":
     with WriterLock(StatePaths(silo.root)):
         take_part(board, silo.root, silo.me, silo.coordinator, number, silo.contents)
     said = said_path(board, silo.me.name, number, "opening").parent
-    record = ConfigRecord({_PARTY: silo.me.name, **_read(said, SAID)})
+    names = SAID if "masked.json" not in asked else tuple(name for name in SAID if name != "masked.u64")
+    record = ConfigRecord({_PARTY: silo.me.name, **_read(said, names)})
     return Message(RecordDict({_RECORD: record}), reply_to=message)
 
 
