@@ -50,8 +50,8 @@ def cancel(
 def _read_journal(paths: "StatePaths", ledger: "Ledger", request_id: str) -> None:
     """See to it that what waits in the journal is in the ledger: by a worker that runs, or else here."""
     from ..engine.state import StateInUseError, WriterLock
+    from ..streaming.intake import resume, take_in
     from ..streaming.journal import PARTITION, Journal, backlog
-    from ..streaming.worker import resume, take_in
     from .run import reader_of
 
     deadline = time.monotonic() + _READ_WITHIN_SECONDS

@@ -173,9 +173,10 @@ class Journal:
         base, path = _segments(self._directory)[-1]
         return base + path.read_bytes().count(b"\n")
 
-    def dead_letter(self, record: Record, reason: str) -> None:
-        """Set a record aside in a file of its own, below ``dead-letters/``."""
-        letter_files(self._directory).put(record, reason)
+    def dead_letters(self, letters: Sequence[tuple[Record, str]]) -> None:
+        """Set each record aside in a file of its own, below ``dead-letters/``."""
+        for record, reason in letters:
+            letter_files(self._directory).put(record, reason)
 
     def close(self) -> None:
         """Nothing is held between calls."""

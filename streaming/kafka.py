@@ -112,6 +112,7 @@ class KafkaSource:
         self._positions: dict[int, int] = {}
         self._aside: Iterator[Record] = iter(())
         self._consumer: Any = None
+        self._error: Exception | None = None
         self._opened_at, self._was_open = 0.0, False
         self._ends: dict[int, int] = {}
         self._known_at = 0.0
@@ -122,11 +123,18 @@ class KafkaSource:
     def poll(self, timeout: float, limit: int) -> Sequence[Record]:
         """Return up to ``limit`` records after the last ones returned, waiting up to ``timeout`` seconds.
 
+        An error of the client's is looked into at the next call: by then what was returned before it is
+        committed, so that a position is moved on, or back, from there.
+
         Raises
         ------
         SourceError
             The topic was deleted or made anew, records expired unread, or access was withdrawn.
         """
+        if self._error is not None:
+            error, self._error = self._error, None
+            self._recover(error)
+            return []
         aside = list(islice(self._aside, limit))
         if aside:
             return aside
@@ -135,7 +143,7 @@ class KafkaSource:
         try:
             polled = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=limit)
         except Exception as error:  # noqa: BLE001  what the client may raise is not a closed list
-            self._recover(error)
+            self._error = error
             return []
         self._refuse_another_topic()
         self._look_for_partitions()
@@ -146,6 +154,9 @@ class KafkaSource:
     def seek(self, positions: Mapping[str, int]) -> None:
         """Continue from ``positions``, also in partitions that are assigned later; others from the start."""
         self._aside = iter(())  # found again, where it is still ahead
+        if self._error is not None:  # it is about what comes later; and this client may spin in its next poll
+            self._error = None
+            self._close_consumer()
         self._positions = {_number(name): offset for name, offset in positions.items()}
         if self._consumer is not None:
             for partition in self._consumer.assignment():
@@ -153,7 +164,7 @@ class KafkaSource:
 
     def is_exhausted(self) -> bool:
         """Tell whether every partition was read to its end; False while one is not this member's."""
-        if self._consumer is None:
+        if self._consumer is None or self._error is not None:
             return False
         assigned = list(self._consumer.assignment())
         if len(assigned) < len(self._known_partitions()) or not assigned:
@@ -183,9 +194,9 @@ class KafkaSource:
             if one.partition in chosen
         }
 
-    def dead_letter(self, record: Record, reason: str) -> None:
-        """Set a record aside on the dead-letter topic, with its original bytes, durably."""
-        self._letters.put(record, reason)
+    def dead_letters(self, letters: Sequence[tuple[Record, str]]) -> None:
+        """Set records aside on the dead-letter topic, with their original bytes, durably."""
+        self._letters.put(letters)
 
     @property
     def letters(self) -> KafkaLetters:

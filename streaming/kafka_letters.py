@@ -5,9 +5,9 @@ The value is the original one. The key is ``PARTITION:OFFSET`` of the original; 
 its bytes, and nothing else ever does.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 from kafka import KafkaConsumer, KafkaProducer, errors
 from kafka.structs import TopicPartition
@@ -20,6 +20,9 @@ from .source import Record, SourceAwayError, SourceError
 
 HEADER = "recunlearn."
 """What the headers that say where a letter comes from begin with: topic, partition, offset, ..."""
+
+_Message: TypeAlias = tuple[Coordinates, bytes | None, list[tuple[str, bytes]]]
+"""Of which record, value, headers."""
 
 _SEND_SECONDS = 30.0
 _CLOSE_SECONDS = 5.0
@@ -40,16 +43,19 @@ class KafkaLetters:
         self._producer: Any = None
         self._partitions = ensure_topic(connection, topic, partitions)
 
-    def put(self, record: Record, reason: str) -> None:
-        """Keep a record, durably.
+    def put(self, letters: Sequence[tuple[Record, str]]) -> None:
+        """Keep records, durably, each with why it is set aside.
 
         Raises
         ------
         SourceAwayError
-            The brokers do not take it at present; the record must then be read again.
+            The brokers do not take one at present; all of them must then be read again.
         SourceError
-            The topic does not take it.
+            The topic does not take one.
         """
+        self._send(self._message(record, reason) for record, reason in letters)
+
+    def _message(self, record: Record, reason: str) -> _Message:
         topic, _, partition = record.partition.rpartition("-")
         about = {
             "topic": topic, "partition": partition, "offset": record.offset, "group": self._group,
@@ -63,9 +69,26 @@ class KafkaLetters:
             headers.append((f"{HEADER}null", b"1"))
         if record.damage is not None:
             headers.append((f"{HEADER}damage", record.damage.encode()))
-        self._send((record.partition, record.offset), record.value or b"", headers)
+        return (record.partition, record.offset), record.value or b"", headers
 
-    def _send(self, at: Coordinates, value: bytes | None, headers: list[tuple[str, bytes]]) -> None:
+    def _send(self, messages: Iterable[_Message]) -> None:
+        """Send messages, and wait until the brokers have every one."""
+        producer, at = self._open_producer(), ("", -1)
+        try:
+            sent = []
+            for at, value, headers in messages:
+                partition = int(at[0].rpartition("-")[2]) % self._partitions
+                sent.append((at, producer.send(self.topic, value, _key(at), headers, partition)))
+            for at, future in sent:  # noqa: B007  the error names it
+                future.get(2 * _SEND_SECONDS)
+        except errors.KafkaError as error:
+            self.close()  # a producer that gave a message up may refuse the next one
+            what = f"the dead-letter topic {self.topic} does not take {at[0]} {at[1]}: {type(error).__name__}"
+            if error.retriable:
+                raise SourceAwayError(what) from None
+            raise SourceError(f"{what}; look at its max.message.bytes and the rights on it") from None
+
+    def _open_producer(self) -> Any:
         if self._producer is None:
             self._producer = connect(
                 KafkaProducer,
@@ -74,15 +97,7 @@ class KafkaLetters:
                 delivery_timeout_ms=int(_SEND_SECONDS * 1000),
                 request_timeout_ms=int(_SEND_SECONDS * 500),
             )
-        partition = int(at[0].rpartition("-")[2]) % self._partitions
-        try:
-            self._producer.send(self.topic, value, _key(at), headers, partition).get(2 * _SEND_SECONDS)
-        except errors.KafkaError as error:
-            self.close()  # a producer that gave a message up may refuse the next one
-            what = f"the dead-letter topic {self.topic} does not take {at[0]} {at[1]}: {type(error).__name__}"
-            if error.retriable:
-                raise SourceAwayError(what) from None
-            raise SourceError(f"{what}; look at its max.message.bytes and the rights on it") from None
+        return self._producer
 
     def letters(self) -> Iterator[Letter]:
         """Yield the letters that are not done, one for each record."""
@@ -109,8 +124,7 @@ class KafkaLetters:
 
     def discard(self, coordinates: Collection[Coordinates]) -> None:
         """Take letters off: their bytes go with the topic's next compaction."""
-        for at in coordinates:
-            self._send(at, None, [])
+        self._send((at, None, []) for at in coordinates)
 
     def close(self) -> None:
         """Release the connection."""

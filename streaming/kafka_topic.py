@@ -1,6 +1,7 @@
 """What a topic is at the brokers: which one, of which cluster, with how many partitions; made if need be."""
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from kafka.admin import NewTopic
 from .kafka_connection import KafkaConnection, connect
 from .source import SourceAwayError, SourceError
 
+_KNOWN_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -70,8 +72,8 @@ def ensure_topic(connection: KafkaConnection, name: str, partitions: int) -> int
         topic = NewTopic(name, partitions, -1, topic_configs=configs)
         try:
             admin.create_topics([topic], wait_for_metadata=True)
-        except errors.TopicAlreadyExistsError:
-            return partitions
+        except errors.TopicAlreadyExistsError:  # another process has just made it
+            return _partitions_of(admin, name)
         except errors.KafkaError as error:
             raise SourceError(
                 f"there is no topic {name}, and it cannot be made ({type(error).__name__}); "
@@ -80,6 +82,18 @@ def ensure_topic(connection: KafkaConnection, name: str, partitions: int) -> int
             ) from None
     _log.info("made the topic %s with %d partitions", name, partitions)
     return partitions
+
+
+def _partitions_of(admin: Any, name: str) -> int:
+    """Ask for a topic that is there, until every broker knows it."""
+    deadline = time.monotonic() + _KNOWN_SECONDS
+    while True:
+        (found,) = admin.describe_topics([name])
+        if found["partitions"]:
+            return len(found["partitions"])
+        if time.monotonic() > deadline:
+            raise SourceAwayError(f"topic {name} is there, and the brokers do not say what it is; try again")
+        time.sleep(0.1)
 
 
 @contextmanager

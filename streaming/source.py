@@ -1,7 +1,7 @@
 """The protocol of an event source: a topic, the embedded journal, or whatever comes next.
 
 A source hands over raw records in order and remembers how far it was committed. It never interprets a
-payload: :mod:`.events` does. What cannot be interpreted goes back through :meth:`EventSource.dead_letter`.
+payload: :mod:`.events` does. What cannot be interpreted goes back through :meth:`EventSource.dead_letters`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class EventSource(Protocol):
-    """Where deletion events come from. One consumer at a time; not thread-safe."""
+    """Where deletion events come from. One consumer at a time; thread-safe in :meth:`dead_letters` alone."""
 
     @property
     def identity(self) -> str | None:
@@ -49,7 +49,11 @@ class EventSource(Protocol):
         ...
 
     def poll(self, timeout: float, limit: int) -> Sequence[Record]:
-        """Return up to ``limit`` records after the last ones returned, waiting up to ``timeout`` seconds."""
+        """Return up to ``limit`` records after the last ones returned, waiting up to ``timeout`` seconds.
+
+        The ones before may be on their way into the ledger still; once none is returned, they are committed,
+        or there is a :meth:`seek`, before this is called again.
+        """
         ...
 
     def is_exhausted(self) -> bool:
@@ -68,13 +72,15 @@ class EventSource(Protocol):
         """Continue from ``positions`` (partition -> next offset): where the ledger says we are."""
         ...
 
-    def dead_letter(self, record: Record, reason: str) -> None:
-        """Set a record aside with its original bytes and the error class, durably.
+    def dead_letters(self, letters: Sequence[tuple[Record, str]]) -> None:
+        """Set records aside with their original bytes and the error class, durably.
+
+        One call at a time, on another thread than the one that polls meanwhile.
 
         Raises
         ------
         SourceAwayError
-            It cannot be done at present: the record is to be read again.
+            It cannot be done at present: all of them are to be read again.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The loop: poll -> ledger -> commit on one thread, pending requests -> engine on the other.
+"""The loop: the intake on threads of its own, pending requests -> engine on the main one.
 
 So a request is durable and its user fenced within moments, however long a solve takes; what arrives
 during a solve joins the next batch.
@@ -13,15 +13,12 @@ from dataclasses import dataclass
 from ..engine.deadline import due_seconds
 from ..engine.engine import Engine
 from ..engine.fence import FenceKey
-from ..engine.ledger import DeadLetter, Ledger, Pending, Received
-from .dead_letters import REUSED
+from ..engine.ledger import Ledger, Pending
 from .formats import Read, Reader
-from .source import EventSource, Record, SourceAwayError, SourceError
-from .strict_json import UnreadableEvent
+from .intake import Intake, Taken, resume
+from .source import EventSource, SourceError
 from .watch import Watch
 
-POLL_SECONDS = 0.2
-POLL_LIMIT = 10_000  # of one transaction: each writes anew every page of the fence that it touches
 _LOOK_SECONDS = 1.0  # another process may record, too: `dead-letters replay`
 _INTAKE_ENDS_SECONDS = 20.0
 _log = logging.getLogger(__name__)
@@ -66,93 +63,18 @@ class WorkerReport:
     versions: int = 0
 
 
-def take_in(
-    source: EventSource, name: str, ledger: Ledger, records: Sequence[Record], read: Read
-) -> WorkerReport:
-    """Record what was polled, durably, then commit it: the order that loses nothing.
-
-    Parameters
-    ----------
-    name : of the source, under which the ledger keeps its positions.
-    read : record -> what it asks for: a :class:`~.formats.Reader`.
-
-    Returns
-    -------
-    How many requests were new, and how many records were set aside.
-
-    Raises
-    ------
-    SourceAwayError
-        A record cannot be set aside at present: nothing is recorded, all of it is to be read again.
-    """
-    received: list[tuple[Record, Received]] = []
-    letters: list[tuple[Record, str]] = []
-    for record in records:
-        if record.damage is not None:
-            letters.append((record, record.damage))
-            continue
-        try:
-            requests = read(record)
-        except UnreadableEvent as error:
-            letters.append((record, str(error)))
-        else:
-            received += [(record, Received(request, record.partition, record.offset)) for request in requests]
-    checked = ledger.check([entry for _, entry in received])
-    reused = {id(received[place][0]): received[place][0] for place in sorted(checked.conflicts)}
-    letters += [(record, REUSED) for record in reused.values()]
-    for record, reason in letters:
-        source.dead_letter(record, reason)
-        _log.error("a record was set aside: %s %d: %s", record.partition, record.offset, reason)
-    positions: dict[str, int] = {}
-    for record in records:
-        positions[record.partition] = max(record.offset + 1, positions.get(record.partition, 0))
-    recorded = ledger.record(
-        checked,
-        source=name,
-        positions=positions,
-        dead_letters=[DeadLetter(record.partition, record.offset, reason) for record, reason in letters],
-    )
-    source.commit(positions)
-    return WorkerReport(recorded=recorded, dead_letters=len(letters))
-
-
-def resume(source: EventSource, name: str, ledger: Ledger, on_lost: str = "stop") -> None:
-    """Continue where the ledger says, and commit that: after a crash the source may not know yet.
-
-    Raises
-    ------
-    SourceError
-        The source is another one than the ledger's positions belong to, and ``on_lost`` is not
-        ``"continue"``: then it is read from its start.
-    """
-    identity = source.identity
-    if identity is not None and identity != (known := ledger.source_identity(name)):
-        if known is not None:
-            what = f"{name} is not what was read before: it is {identity}, it was {known}"
-            if on_lost != "continue":
-                raise SourceError(
-                    f"{what}. Deletions that the old one held and nobody read are lost: have them sent "
-                    "again, then read the new one from its start with --on-lost continue"
-                )
-            _log.error("%s; reading the new one from its start", what)
-        ledger.note_source(name, identity)
-    positions = ledger.positions(name)
-    source.seek(positions)
-    source.commit(positions)
-
-
 class Worker:
     """Works off deletion events until it is told to stop, or until there are none.
 
     Parameters
     ----------
     engine : the writer of the state.
-    open_source : makes the source, on the intake's thread; it alone uses it.
+    open_source : makes the source, on the intake's thread.
     source_name : under which the ledger keeps positions: ``"journal"``, or the topic's name.
     once : end when the source is drained and nothing waits.
     read : record -> what it asks for; CloudEvents and simple JSON unless it is given.
     batching : when a batch closes.
-    on_lost : see :func:`resume`.
+    on_lost : see :func:`~.intake.resume`.
     patience : seconds after which an intake that does not come back ends the worker: its client hangs.
     watch : is told of each poll, intake and batch.
     """
@@ -258,21 +180,17 @@ class Worker:
             self._arrived.set()
 
     def _poll_until_told(self, source: EventSource, ledger: Ledger) -> None:
-        while not self._stop.is_set():
-            self._seen_at = time.monotonic()
-            records = source.poll(POLL_SECONDS, POLL_LIMIT)
-            self._watch.polled(source)
-            if not records:
-                if self._once and source.is_exhausted():
+        with Intake(source, self._source_name, ledger, self._read, self._note) as intake:
+            while not self._stop.is_set():
+                self._seen_at = time.monotonic()
+                is_quiet = not intake.poll()
+                self._watch.polled(source)
+                if is_quiet and self._once and source.is_exhausted():
                     return
-                continue
-            try:
-                taken = take_in(source, self._source_name, ledger, records, self._read)
-            except SourceAwayError as error:
-                _log.warning("%s; what was read and not recorded is read again", error)
-                source.seek(ledger.positions(self._source_name))
-                continue
-            self.report.recorded += taken.recorded
-            self.report.dead_letters += taken.dead_letters
-            self._watch.took_in(records, taken.recorded, taken.dead_letters)
-            self._arrived.set()
+
+    def _note(self, taken: Taken) -> None:
+        """Be told that records are durable: on the thread that records them."""
+        self.report.recorded += taken.recorded
+        self.report.dead_letters += taken.dead_letters
+        self._watch.took_in(taken.records, taken.recorded, taken.dead_letters)
+        self._arrived.set()

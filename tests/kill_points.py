@@ -24,8 +24,9 @@ from recunlearn.engine.state import StatePaths
 from recunlearn.engine.verification import verify_state
 from recunlearn.engine.version import Store, VersionError
 from recunlearn.streaming.formats import Reader
+from recunlearn.streaming.intake import resume, take_in
 from recunlearn.streaming.journal import Journal, append
-from recunlearn.streaming.worker import Worker, resume, take_in
+from recunlearn.streaming.worker import Worker
 
 if __package__:
     from .popularity import files_with, interactions

@@ -110,7 +110,7 @@ def test_dead_letters_keep_the_bytes(tmp_path):
     append(tmp_path, [b"\xff poison"])
     journal = Journal(tmp_path)
     (record,) = journal.poll(1, 10)
-    journal.dead_letter(record, "not UTF-8")
+    journal.dead_letters([(record, "not UTF-8")])
     (letter,) = letter_files(tmp_path).letters()
     assert (letter.record, letter.reason) == (record, "not UTF-8")
     (path,) = (tmp_path / "dead-letters").iterdir()

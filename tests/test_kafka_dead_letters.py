@@ -3,9 +3,14 @@
 import json
 
 import pytest
+from kafka import KafkaProducer
+from kafka.producer.future import FutureRecordMetadata
 from recunlearn.engine.fitting import fit
 from recunlearn.engine.snapshot import load_snapshot
 from recunlearn.engine.verification import verify_state
+from recunlearn.streaming.kafka_connection import KafkaConnection
+from recunlearn.streaming.kafka_letters import KafkaLetters
+from recunlearn.streaming.source import Record, SourceError
 
 from .popularity import interactions
 from .test_cli import invoke
@@ -14,6 +19,34 @@ from .topics import everything_in, new_topic, produce
 pytestmark = pytest.mark.xdist_group("kafka")
 
 ROWS = [(f"customer-{user}", item) for user in range(1, 9) for item in range(user % 3, 5)]
+
+
+def test_letters_are_sent_together_and_each_is_waited_for(kafka, monkeypatch):
+    """None is waited for before the last is sent; one that the topic does not take is named."""
+    calls = []
+
+    def spied(owner, name):
+        plain = getattr(owner, name)
+
+        def spy(*args, **kwargs):
+            calls.append(name)
+            return plain(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, spy)
+
+    spied(KafkaProducer, "send")
+    spied(FutureRecordMetadata, "get")
+    topic = new_topic(kafka.bootstrap_servers, **{"max.message.bytes": "2000"})
+    letters = KafkaLetters(KafkaConnection(kafka.bootstrap_servers), topic, "group", 1)
+    letters.put([(Record("users-0", offset, b"%d" % offset), "not JSON") for offset in range(50)])
+    assert calls == ["send"] * 50 + ["get"] * 50
+    assert [letter.record.value for letter in letters.letters()] == [b"%d" % one for one in range(50)]
+    large = [(Record("users-0", 50 + number, b"x" * size), "") for number, size in enumerate((10, 3000))]
+    with pytest.raises(SourceError, match=r"does not take users-0 51: .*look at its max\.message\.bytes"):
+        letters.put(large)
+    letters.discard([("users-0", offset) for offset in range(51)])
+    assert list(letters.letters()) == []
+    letters.close()
 
 
 def test_what_could_not_be_read_is_read_again_after_a_fix(tmp_path, kafka):

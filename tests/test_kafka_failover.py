@@ -6,6 +6,7 @@ import time
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition, errors
+from kafka.admin import NewTopic
 from recunlearn.streaming import kafka as kafka_source
 from recunlearn.streaming import kafka_letters
 from recunlearn.streaming.kafka import KafkaSource
@@ -108,13 +109,13 @@ def test_a_record_that_cannot_be_set_aside_at_present_can_be_later(killable_kafk
     first, second = (Record(f"{topic}-0", offset, b"{broken") for offset in range(2))
     with Network(cluster.routes) as network:
         source = KafkaSource(settings(cluster.servers("NETWORK"), topic))
-        source.dead_letter(first, "not JSON")
+        source.dead_letters([(first, "not JSON")])
         network.cut()
         for _ in range(2):  # by the producer that there is; then there is none
             with pytest.raises(SourceAwayError):
-                source.dead_letter(second, "not JSON")
+                source.dead_letters([(second, "not JSON")])
         network.heal()
-        source.dead_letter(second, "not JSON")
+        source.dead_letters([(second, "not JSON")])
         assert [letter.record for letter in source.letters.letters()] == [first, second]
         source.close()
 
@@ -129,6 +130,19 @@ def test_brokers_that_go_while_they_are_asked_for_a_topic_are_away(kafka, monkey
     monkeypatch.setattr(KafkaAdminClient, "describe_topics", gone)
     with pytest.raises(SourceAwayError, match="topic deletions cannot be described: KafkaConnectionError"):
         ask(KafkaConnection(kafka.bootstrap_servers), "deletions")
+
+
+def test_a_topic_that_another_process_has_just_made_is_taken_as_it_is(kafka, monkeypatch):
+    """Between asking for it and making it, with another number of partitions."""
+    servers, make = kafka.bootstrap_servers, KafkaAdminClient.create_topics
+
+    def overtaken(admin, topics, **options):
+        monkeypatch.undo()
+        make(admin, [NewTopic(topics[0].name, 5, 1)], wait_for_metadata=True)
+        return make(admin, topics, **options)
+
+    monkeypatch.setattr(KafkaAdminClient, "create_topics", overtaken)
+    assert ensure_topic(KafkaConnection(servers), "made-twice", partitions=2) == 5
 
 
 def test_a_topic_that_is_deleted_while_it_is_read_is_an_error(kafka, impatient):

@@ -42,7 +42,7 @@ def read(kafka, certificates):
         source = KafkaSource(KafkaSettings(connection, topic, "workers"))
         source.seek({})
         records = drained(source)
-        source.dead_letter(records[0], "so that the producer logs in, too")
+        source.dead_letters([(records[0], "so that the producer logs in, too")])
         source.close()
         return [record.value for record in records]
 

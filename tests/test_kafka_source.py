@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from kafka import KafkaAdminClient, TopicPartition
+from kafka import KafkaAdminClient, TopicPartition, errors
 from kafka.structs import OffsetAndMetadata
 from recunlearn.streaming.kafka import LOST
 from recunlearn.streaming.kafka_damage import DAMAGED
@@ -119,6 +119,26 @@ def test_expired_records_are_each_counted_if_that_is_asked_for(servers, admin):
     source.close()
     assert [one.offset for one in records] == list(range(5, 20))
     assert [one.damage for one in records] == [LOST] * 10 + [None] * 5
+
+
+def test_what_was_not_recorded_before_an_error_is_read_again_first(servers, admin, monkeypatch):
+    """Later records expired; as earlier ones are to be read again, those are lost too, and are counted."""
+    topic = new_topic(servers)
+    produce(servers, topic, [b"%d" % number for number in range(20)])
+    source = opened(servers, topic, {f"{topic}-0": 5})
+    wait_until(lambda: [one.offset for one in source.poll(0.2, 5)] == [5, 6, 7, 8, 9])
+    admin.delete_records({TopicPartition(topic, 0): 15})
+
+    def expired(**_):
+        raise errors.OffsetOutOfRangeError({TopicPartition(topic, 0): 10})
+
+    monkeypatch.setattr(source._consumer, "poll", expired)
+    assert source.poll(0.2, 5) == []
+    assert not source.is_exhausted()
+    source.seek({f"{topic}-0": 5})
+    with pytest.raises(SourceError, match=rf"{topic}-0: 10 records, offsets 5 to 14"):
+        drained(source)
+    source.close()
 
 
 def test_a_log_shorter_than_what_was_read_is_read_from_its_start(servers):
@@ -259,8 +279,7 @@ def test_dead_letters_keep_the_bytes_and_say_where_they_come_from(servers):
     producer.close()
     source = opened(servers, topic)
     records = drained(source)
-    for record in (*records, records[0]):
-        source.dead_letter(record, "not UTF-8")
+    source.dead_letters([(record, "not UTF-8") for record in (*records, records[0])])
     letters = sorted(source.letters.letters(), key=lambda letter: letter.coordinates)
     assert [letter.record for letter in letters] == records
     assert {letter.reason for letter in letters} == {"not UTF-8"}

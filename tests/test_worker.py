@@ -131,10 +131,10 @@ def test_what_cannot_be_set_aside_at_present_is_read_again(state, caplog):
     away = iter([True, True, False])
 
     class OftenAway(Journal):
-        def dead_letter(self, record, reason):
+        def dead_letters(self, letters):
             if next(away):
                 raise SourceAwayError("the place for dead letters does not answer")
-            super().dead_letter(record, reason)
+            super().dead_letters(letters)
 
     append(state / "journal", [account("e-1", 1), b"{broken", account("e-2", 2)])
     with Engine.open(state) as engine:
