@@ -40,19 +40,31 @@ class TopicChannel:
         self._producer: Any = KafkaProducer(bootstrap_servers=servers.split(","))
 
     def ask(self, asked: Asked) -> None:
-        """Send an event for each request; every replica has them when this returns."""
-        for user in asked.accounts:
-            self._send("account.deleted", user)
-        for user, item in zip(asked.pair_users, asked.pair_items, strict=True):
-            self._send("interaction.removed", user, item_id=item)
-        self._producer.flush(_SEND_SECONDS)
+        """Send an event for each request; every replica has them when this returns.
 
-    def _send(self, kind: str, user: ExternalId, **more: ExternalId) -> None:
+        Raises
+        ------
+        BrokerError
+            The topic did not take one of them.
+        """
+        pairs = zip(asked.pair_users, asked.pair_items, strict=True)
+        try:
+            sent = [self._send("account.deleted", user) for user in asked.accounts]
+            sent += [self._send("interaction.removed", user, item_id=item) for user, item in pairs]
+            for one in sent:
+                one.get(_SEND_SECONDS)
+        except errors.KafkaError as error:
+            raise BrokerError(
+                f"the topic {self._topic} does not take events: {type(error).__name__}; what was sent before "
+                "is on it: begin again, with a broker that keeps running and takes events of 1 MB"
+            ) from None
+
+    def _send(self, kind: str, user: ExternalId, **more: ExternalId) -> Any:
         event = {
             "id": str(uuid.uuid4()), "type": kind, "user_id": user, **more,
             "time": datetime.now(UTC).isoformat(),
         }  # fmt: skip
-        self._producer.send(self._topic, msgspec.json.encode(event), str(user).encode())
+        return self._producer.send(self._topic, msgspec.json.encode(event), str(user).encode())
 
     def close(self) -> None:
         """Release the connection."""

@@ -179,11 +179,18 @@ def replay(store: LetterStore, source: str, ledger: Ledger, read: Read) -> Repla
     """Read the dead letters of a source again, with today's format and mapping.
 
     What can be read now is recorded, its users are fenced and the letters closed in one transaction; then
-    their bytes go. Cut off anywhere, and repeated, it comes to the same. A worker may run beside it.
+    their bytes go. Cut off anywhere, and repeated, it comes to the same. A worker may run beside it. Of a
+    letter that asks for several things, one of them under an id that was used, the others are recorded.
 
     Parameters
     ----------
     source : the name under which the ledger knows the source.
+
+    Raises
+    ------
+    LedgerError
+        Another process has used the id of a request for something else meanwhile: nothing is recorded, no
+        letter closed; repeated, it says which.
     """
     positions = ledger.positions(source)  # read first: a worker puts a letter before it notes it
     waiting = ledger.open_letters(source)
@@ -209,11 +216,12 @@ def replay(store: LetterStore, source: str, ledger: Ledger, read: Read) -> Repla
             continue
         received += [Received(request, *letter.coordinates) for request in requests]
         owners += [letter.coordinates] * len(requests)
-    for place in ledger.check(received).conflicts:
+    checked = ledger.check(received)
+    for place in checked.conflicts:
         remaining[owners[place]] = REUSED
     closed = [one for one in waiting if one in seen and one not in remaining]
     recorded = ledger.record(
-        [entry for entry, owner in zip(received, owners, strict=True) if owner not in remaining],
+        checked,
         source=source,
         dead_letters=[DeadLetter(*coordinates, reason) for coordinates, reason in remaining.items()],
         read_at_last=closed,

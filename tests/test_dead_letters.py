@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from recunlearn.engine.engine import Engine
 from recunlearn.engine.fence import FenceKey
 from recunlearn.engine.fitting import fit
-from recunlearn.engine.ledger import Ledger
+from recunlearn.engine.ledger import Ledger, LedgerError, Received
 from recunlearn.engine.receipts import open_receipt, read_lines, state_public_key
+from recunlearn.engine.requests import AccountDeletion
 from recunlearn.engine.snapshot import load_snapshot
 from recunlearn.engine.state import Config, StateError, StatePaths, read_config, write_config
 from recunlearn.engine.verification import verify_state
@@ -19,6 +20,7 @@ from recunlearn.streaming.document import FormatOptions
 from recunlearn.streaming.formats import Reader
 from recunlearn.streaming.journal import Journal, append, letter_files
 from recunlearn.streaming.source import Record
+from recunlearn.streaming.strict_json import UnreadableEvent
 from recunlearn.streaming.watch import Watch
 from recunlearn.streaming.worker import Worker
 
@@ -187,6 +189,39 @@ def test_a_replay_does_not_take_a_reused_id_for_a_repetition(state):
     done = replayed(state)
     assert done.remaining["journal", 4] == "the request id was used for another subject before"
     assert open_letters(state)[4] == "the request id was used for another subject before"
+
+
+def test_an_id_that_is_used_while_letters_are_read_again_closes_none_of_them(state, monkeypatch):
+    """Looked up, the id is free; when it is recorded, another process has used it for somebody else."""
+    plain = Ledger.check
+
+    def overtaken(ledger, received):
+        checked = plain(ledger, received)
+        monkeypatch.undo()
+        with ledger_of(state) as other_process:
+            other_process.record([Received(AccountDeletion("e-1", "customer-7"))])
+        return checked
+
+    monkeypatch.setattr(Ledger, "check", overtaken)
+    with pytest.raises(LedgerError, match="another process has just used the id"):
+        replayed(state)
+    assert sorted(open_letters(state)) == [0, 2, 3]
+    assert replayed(state).remaining["journal", 0] == "the request id was used for another subject before"
+
+
+def test_of_a_letter_that_asks_for_several_things_those_that_can_be_are_recorded(state):
+    """One id was used for somebody else: the letter stays, and the other user is fenced already."""
+
+    def read(record):
+        if record.offset != 2:
+            raise UnreadableEvent("not JSON")
+        return [AccountDeletion("e-2", "customer-5"), AccountDeletion("e-10", "customer-6")]
+
+    done = replayed(state, read)
+    assert (done.recorded, done.read) == (1, 0)
+    assert done.remaining["journal", 2] == "the request id was used for another subject before"
+    with ledger_of(state) as ledger:
+        assert [one.request.user_id for one in ledger.pending()] == ["customer-6"]
 
 
 def test_a_letter_whose_bytes_are_gone_is_told(state):

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 from kafka import KafkaAdminClient
-from recunlearn.eval.broker import why_missing
+from recunlearn.eval.broker import BrokerError, why_missing
 from recunlearn.eval.generate import social_interactions
 from recunlearn.eval.outcome import Asked
 from recunlearn.eval.report import read_report
@@ -158,6 +158,16 @@ def test_a_topic_of_the_demo_does_not_outlive_it(any_broker, tmp_path):
     assert [event["item_id"] for event in events if event["type"] == "interaction.removed"] == ["i-1"]
     wait_until(lambda: topic not in admin.list_topics(), 10)
     admin.close()
+
+
+@pytest.mark.xdist_group("kafka")
+def test_an_event_that_the_topic_does_not_take_is_not_taken_for_sent(any_broker, tmp_path):
+    """The demo ends with the reason, instead of waiting for a deletion that nobody was told of."""
+    with (
+        open_topic(any_broker.bootstrap_servers, tmp_path) as channel,
+        pytest.raises(BrokerError, match="does not take events: MessageSizeTooLargeError"),
+    ):
+        channel.ask(Asked([7, "u" * (2 << 20)], [], []))
 
 
 @pytest.mark.xdist_group("kafka")
