@@ -5,7 +5,8 @@
 
 A real broker: the one named, Apache Kafka with `--apache` (its jars: `make kafka`), or else one from PyPI.
 Throughput: `--events` on a topic of four partitions, read by kafka-python alone and by the intake (parsed,
-looked up, durable in the ledger, fenced, offsets committed), in turns; `--repeats` times.
+looked up, durable in the ledger, fenced, offsets committed), in turns; `--repeats` times. With crc32c
+installed, which kafka-python then sums records up with, both are read a second time, with it.
 Latency: a worker process on models of the data, `--rates` deletions a second for `--seconds` each; from the
 event's own time, when it is handed to the producer, to what the ledger says.
 Backlog: `--backlog` accounts deleted before a worker process starts; in how many solves it works them off.
@@ -13,6 +14,7 @@ Backlog: `--backlog` accounts deleted before a worker process starts; in how man
 
 import argparse
 import contextlib
+import functools
 import gc
 import json
 import subprocess
@@ -31,15 +33,16 @@ import polars as pl
 import turns
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.admin import NewTopic
+from kafka.record import default_records, util
 from recunlearn.engine.fence import FenceKey
 from recunlearn.engine.fitting import fit
 from recunlearn.engine.ledger import Ledger
 from recunlearn.engine.state import StatePaths
 from recunlearn.eval.broker import local_broker
 from recunlearn.streaming.formats import Reader
+from recunlearn.streaming.intake import Intake, Taken
 from recunlearn.streaming.kafka import KafkaSettings, KafkaSource
 from recunlearn.streaming.kafka_connection import KafkaConnection
-from recunlearn.streaming.worker import POLL_LIMIT, POLL_SECONDS, take_in
 from rich.console import Console
 from rich.table import Table
 
@@ -138,32 +141,54 @@ def intake(servers: str, topic: str, events: int, folder: Path) -> tuple[float, 
         contextlib.closing(KafkaSource(settings)) as source,
     ):
         source.seek({})
-        pace, read = Pace(), Reader()
-        while pace.events < events:
-            records = source.poll(POLL_SECONDS, POLL_LIMIT)
-            if records:
-                taken = take_in(source, topic, ledger, records, read)
-                assert taken.dead_letters == 0
-            pace.note(len(records))
+        pace = Pace()
+
+        def note(taken: Taken) -> None:
+            assert taken.dead_letters == 0
+            pace.note(len(taken.records))
+
+        with Intake(source, topic, ledger, Reader(), note) as running:
+            while pace.events < events:
+                running.poll()
         found = pace.seconds()
         assert ledger.counts()["fenced"] == events - events // 20
     return found
+
+
+@contextlib.contextmanager
+def checksums(kind: str) -> Iterator[None]:
+    """Have kafka-python sum records up in Python, as it does where crc32c is not installed, or with it."""
+    sums = {"Python": util.crc32c_py, "C": util.crc32c_c}
+    plain = default_records.calc_crc32c
+    default_records.calc_crc32c = functools.partial(plain, _crc32c=sums[kind])
+    try:
+        yield
+    finally:
+        default_records.calc_crc32c = plain
 
 
 def throughput(servers: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Read the same topic in turns; events a second, and the ratio of neighbours in time."""
     topic = filled_topic(servers, options.events)
     gc.freeze()  # as `recunlearn run` does
-    rows: dict[str, list[tuple[float, float]]] = {"bare": [], "intake": []}
+    kinds = ["Python"] if util.crc32c_c is None else ["Python", "C"]
+    rows: dict[str, list[list[tuple[float, float]]]] = {kind: [] for kind in kinds}
     for _ in range(options.repeats):
-        rows["bare"].append(bare(servers, topic, options.events))
-        rows["intake"].append(intake(servers, topic, options.events, folder))
-    times = {name: np.array(row) for name, row in rows.items()}
-    ratios = times["bare"] / times["intake"]
+        for kind, pairs in rows.items():
+            with checksums(kind):
+                read = bare(servers, topic, options.events)
+                pairs.append([read, intake(servers, topic, options.events, folder)])
+    return {"events": options.events, **{kind: compared(np.array(pairs)) for kind, pairs in rows.items()}}
+
+
+def compared(seconds: np.ndarray) -> dict[str, Any]:
+    """Compare [repeats, (bare, intake), (wall, processor)] seconds an event: medians, and every ratio."""
+    ratios = seconds[:, 0] / seconds[:, 1]
+    medians = np.median(seconds, axis=0)
     return {
-        "events": options.events,
-        **{f"{name} a second": [float(1 / x) for x in np.median(row, axis=0)] for name, row in times.items()},
-        "ratio": [float(x) for x in np.median(ratios, axis=0)],
+        "bare a second": (1 / medians[0]).tolist(),
+        "intake a second": (1 / medians[1]).tolist(),
+        "ratio": np.median(ratios, axis=0).tolist(),
         "ratios": ratios.tolist(),
     }
 
@@ -304,11 +329,12 @@ def main() -> None:
         found: dict[str, Any] = {}
         if options.repeats:
             found["throughput"] = read = throughput(servers, options, folder)
-            kinds = ("bare a second", "intake a second", "ratio")
-            show(
-                "Events a second: by the clock, and by processor time",
-                [{kind: read[kind][k] for kind in kinds} for k in (0, 1)],
-            )
+            columns = ("bare a second", "intake a second", "ratio")
+            for kind in sorted(read.keys() - {"events"}, reverse=True):
+                show(
+                    f"Events a second, checksums in {kind}: by the clock, and by processor time",
+                    [{column: read[kind][column][k] for column in columns} for k in (0, 1)],
+                )
         if options.rates:
             state, users = fitted(options, folder)
             found["latency"] = latency(servers, state, users, options.rates, options.seconds)
