@@ -611,3 +611,62 @@ def test_the_coordinator_keeps_one_file_of_sums_for_each_silo(federation):
     assert [path.name for path in (federation.board.root / "versions").iterdir()] == ["000004"]
     assert not [path for path in (federation.board.root / "inbox").rglob("*") if path.is_file()]
     assert read_state(federation.root).version == 4
+
+
+def test_a_state_of_another_format_is_refused_by_its_number(federation):
+    """Whatever else is in it: coordinator and silo say what they read, and that another release wrote it."""
+    for path, opened in (
+        (federation.root / "state.json", Coordinator),
+        (federation.silo("north") / "silo.json", Silo),
+    ):
+        path.write_bytes(b'{"format": 9, "new": true}')
+        with pytest.raises(FederationError, match=rf"{path.name} has format 9; this release reads 1: use"):
+            opened(path.parent)
+        path.write_bytes(b'{"format": 1}')
+        with pytest.raises(FederationError, match=r"cannot be read \(.*restore it from a backup"):
+            opened(path.parent)
+
+
+def test_states_do_not_grow_with_the_messages_that_were_answered(federation, monkeypatch):
+    """Receipts are files of their own at the coordinator; a silo remembers the last of its answers."""
+    monkeypatch.setattr("recunlearn.streaming.federated.silo.DONE_KEPT", 2)
+    sizes = []
+    for user in ("n1", "n2", "n3"):
+        federation.forget("north", user)
+        federation.round()
+        sizes.append((federation.root / "state.json").stat().st_size)
+    assert max(sizes) - min(sizes) < 3  # digits
+    assert [one.key for one in read_silo(federation.silo("north")).done] == ["north/1/3", "north/1/4"]
+    kept = federation.root / "receipts" / "north"
+    assert sorted(path.name for path in kept.iterdir()) == [f"000001-{k:06d}.json" for k in (1, 2, 3, 4)]
+    posted = federation.board.answers("north")
+    assert all((posted / path.name).read_bytes() == path.read_bytes() for path in kept.iterdir())
+
+
+def test_receipts_that_a_crash_kept_from_the_board_are_posted_at_the_next_start(federation):
+    """Committed to and not posted: the coordinator posts them when it is opened again."""
+    federation.forget("north", "n1")
+    federation.look("north")
+    federation.collect()
+    posted = federation.board.receipt_of("north/1/2")
+    content = posted.read_bytes()
+    posted.unlink()
+    with Coordinator(federation.root):
+        assert posted.read_bytes() == content
+
+
+def test_the_room_for_all_sums_is_kept_up_to_date_by_every_message(tmp_path):
+    """Rows, deletions, a silo that goes: what is compared with the limit is the sum of who is there."""
+    made = Federation(tmp_path, {name: rows_of([f"{name}{k}" for k in range(9)], 1) for name in "abc"})
+    with Coordinator(made.root) as coordinator:
+        for name in "abc":
+            made.look(name)
+            coordinator.step()
+        made.forget("a", "a1")
+        made.look("a")
+        coordinator.step()
+        room = coordinator._adding._room
+        assert room["counts"].tolist() == coordinator._adding.total()[0].counts.tolist()
+        assert room["squares"].tolist() == coordinator._adding.total()[0].diagonal().tolist()
+        coordinator.dismiss("b")
+        assert not coordinator._adding._room
