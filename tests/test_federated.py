@@ -1,5 +1,6 @@
 """Silos and a coordinator: exact, in any order of messages, and against whoever breaks the rules."""
 
+import base64
 import io
 import re
 import shutil
@@ -670,3 +671,17 @@ def test_the_room_for_all_sums_is_kept_up_to_date_by_every_message(tmp_path):
         assert room["squares"].tolist() == coordinator._adding.total()[0].diagonal().tolist()
         coordinator.dismiss("b")
         assert not coordinator._adding._room
+
+
+def test_rows_with_which_the_total_would_not_fit_are_refused(tmp_path):
+    """Each silo's sums fit, those of both do not: the second is refused, the first stays."""
+    made = Federation(tmp_path, {"north": rows_of(NORTH, 1), "south": rows_of(SOUTH, 2)}, "ease")
+    what, one = Statistic("whole", len(ITEMS)), np.zeros(len(ITEMS), np.int64)
+    one[3] = 1
+    large = np.array([2**61 - 2**58], np.int64)
+    sums = Sums(what, 1, one, one[:0], np.array([3 * len(ITEMS) + 3]), large, one[:0])
+    for name, taken in (("north", 1), ("south", 0)):
+        hostile(made, sums, sequence=1, kind="rows", name=name)
+        assert made.collect().taken == taken
+    refused = msgspec.json.decode(made.board.refusal("south", 1, 1).read_bytes())["payload"]
+    assert b"the squares of item 3 of all silos would sum to 2^61" in base64.b64decode(refused)
