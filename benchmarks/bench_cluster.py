@@ -38,7 +38,7 @@ from recunlearn.models.summed import statistic_of
 from recunlearn.models.sums import Sums, sums_of
 from turns import write
 
-SIZES = {1: (20_000, 2_000, 4), 10: (200_000, 5_000, 8), 100: (1_000_000, 10_000, 16)}
+SIZES = {1: (20_000, 2_000, 4), 10: (200_000, 5_000, 8), 100: (2_000_000, 5_000, 16)}
 """Millions of interactions -> users, items, partitions."""
 
 LEAVERS = 100
