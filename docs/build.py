@@ -1,8 +1,10 @@
 """Build the site: `python docs/build.py [OUT]`. The pages that are made from the code are made first.
 
-`python docs/build.py --generate` makes those alone. tests/test_docs.py compares them with the code.
+`python docs/build.py --generate` makes those alone. tests/test_docs.py compares them with the code. Pictures
+are taken unless OUT is given, where there is a browser; with CI=true it is an error if there is none.
 """
 
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -78,9 +80,24 @@ def main(arguments: list[str]) -> int:
         return 0
     from sphinx.cmd.build import build_main
 
-    with tempfile.TemporaryDirectory() as doctrees:
-        quietly = ["-W", "--keep-going", "-q", "-b", "html", "-d", doctrees]
-        return build_main([*quietly, str(DOCS), str(out or OUT)])
+    with tempfile.TemporaryDirectory() as work:
+        options = ["-W", "--keep-going", "-q", "-b", "html", "-d", f"{work}/doctrees"]
+        if out is None and _take_pictures(Path(work) / "pictures"):
+            options += ["-D", f"html_extra_path={work}/pictures", "-D", "pictures=1"]
+        return build_main([*options, str(DOCS), str(out or OUT)])
+
+
+def _take_pictures(folder: Path) -> bool:
+    """Take pictures of the page that is served; tells whether there are any."""
+    from pictures import NoPicturesError, take_pictures
+
+    try:
+        return bool(take_pictures(folder))
+    except NoPicturesError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        print(f"no pictures of the page: {error}", file=sys.stderr)
+        return False
 
 
 if __name__ == "__main__":

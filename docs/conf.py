@@ -32,6 +32,12 @@ html_show_sourcelink = False
 html_copy_source = False
 
 ENTRY = re.compile(r"(\w+(?:, \w+)*) : (.+)")
+THEMES = ("light", "dark")
+NO_PICTURES = "*(No picture of it here: `make docs` takes one, where there is a browser.)*"
+PICTURE = """<a class="only-{theme}" href="{up}page-{theme}.png">
+<img src="{up}page-{theme}.png" alt="The page, {theme}: figures, requests, certificates, a list, receipts">
+</a>
+"""
 LITERAL = re.compile(r"(``.*?``|:\w+:`.*?`)")
 
 
@@ -78,8 +84,17 @@ def draw_block(writer: Any, node: Any) -> None:
     raise nodes.SkipNode
 
 
+def put_pictures(app: Any, docname: str, source: list[str]) -> None:
+    """Show the pictures that build.py took where a page says there are none; light or dark as the site is."""
+    if app.config.pictures:
+        up = "../" * docname.count("/")
+        source[0] = source[0].replace(NO_PICTURES, "".join(PICTURE.format(up=up, theme=t) for t in THEMES))
+
+
 def setup(app: Any) -> None:
     """Tell Sphinx."""
+    app.add_config_value("pictures", "", "html")
+    app.connect("source-read", put_pictures)
     app.connect("autodoc-process-docstring", escape_bars, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", put_types_in_words, priority=410)
     app.add_html_math_renderer("mathml", (draw_inline, None), (draw_block, None))
