@@ -126,7 +126,7 @@ def published_by_rounds(settings: Mapping[str, Scalar], margins: Margins, produc
 
     Notes
     -----
-    Rounds: about 30 with ``1.5 factors`` columns, half of them in float32, and up to 24 with 16.
+    Rounds: 9 to 17 were measured with ``1.5 factors`` columns, most of them in float32, and 5 to 32 with 16.
 
     Examples
     --------
