@@ -222,20 +222,16 @@ class Shop:
         Ledger.create(self.paths, FenceKey.create(self.paths)).close()
         self.publish(1, model)
 
+    def write(self, number, model):
+        """Write a version; returns the digest of its manifest."""
+        n_users, n_items = model.user_items.shape
+        users, items = pl.Series(range(n_users)), pl.Series(range(n_items))
+        models = {"spectral_mf": model}
+        return write_version(self.paths, number, models, users, items, Store({}, 1), software="test")
+
     def publish(self, number, model):
         """Write a version and name it in CURRENT."""
-        n_users, n_items = model.user_items.shape
-        users = pl.Series(range(n_users))
-        digest = write_version(
-            self.paths,
-            number,
-            {"spectral_mf": model},
-            users,
-            pl.Series(range(n_items)),
-            Store({}, 1),
-            software="test",
-        )
-        set_current(self.paths, number, digest)
+        set_current(self.paths, number, self.write(number, model))
 
     def files(self):
         """Name every file."""
@@ -284,6 +280,38 @@ def test_nothing_of_it_is_written(shop):
     assert [path for path in shop.files() if not path.name.startswith("ledger")] == [
         path for path in before if not path.name.startswith("ledger")
     ]
+
+
+FORK = """
+import os, sys
+from pathlib import Path
+from recunlearn import SnapshotReader
+from recunlearn.engine.state import StatePaths
+from recunlearn.engine.version import set_current
+
+root, digest = Path(sys.argv[1]), sys.argv[2]
+gate, go = os.pipe()
+with SnapshotReader(root, index="pq") as reader:
+    assert reader.current().recommend(7)[0].size == 10
+    child = os.fork()
+    if not child:
+        os.read(gate, 1)  # version 2 is published by now
+        current = reader.current()
+        index = current.indexes["spectral_mf"]
+        os._exit(0 if (current.version, current.recommend(7)[0].size, index is None) == (2, 10, False) else 3)
+    set_current(StatePaths(root), 2, digest)
+    os.write(go, b".")
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_process_that_was_forked_off_builds_its_own(shop, plays):
+    """What is published after a fork is served in the child through an index that was built there."""
+    later = SpectralMF(32).fit(plays)
+    later.forget_users([0, 1, 2])
+    command = [sys.executable, "-c", FORK, str(shop.paths.root), shop.write(2, later)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_without_being_asked_for_there_is_none(shop):
