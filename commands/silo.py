@@ -58,19 +58,27 @@ def join(
 @app.command()
 def trust(
     state: Root,
-    name: Annotated[str, typer.Option(help="What the other silo is called.")],
-    key: Annotated[Path, typer.Option(help="Its public key, receipts.pub, as that silo gave it to you.")],
+    peer: Annotated[
+        list[str],
+        typer.Option(
+            help="NAME=FILE: another silo and its public key, as that silo gave it to you; repeat it."
+        ),
+    ],
 ) -> None:
-    """Take another silo's key: sums are masked together with the silos that are known here, and no others."""
+    """Take other silos' keys: sums are masked together with the silos that are known here, and no others."""
     from ..engine.signing import ReceiptError
     from ..streaming.federated.silo import Silo
 
     with Silo(state) as silo:
-        try:
-            silo.trust(name, key.read_bytes())
-        except ReceiptError as error:
-            wrong_use(f"{key}: {error}")
-        typer.echo(f"{silo.state.party} knows {name}; {len(silo.state.peers)} other silos in all")
+        for one in peer:
+            name, _, file = one.partition("=")
+            if not name or not file:
+                wrong_use(f"--peer {one}: name the silo and the file of its key, NAME=FILE")
+            try:
+                silo.trust(name, Path(file).read_bytes())
+            except (ReceiptError, OSError) as error:
+                wrong_use(f"--peer {one}: {error}")
+        typer.echo(f"{silo.state.party} masks sums with: {', '.join(sorted(silo.state.peers))}")
 
 
 @app.command()

@@ -441,8 +441,8 @@ def test_through_the_commands_the_coordinator_sees_noise_and_the_total(tmp_path)
         )  # fmt: skip
         run("coordinator", "admit", "--state", hub, "--name", name, "--key", keys[name])
     for name in NAMES:
-        for other in set(NAMES) - {name}:
-            run("silo", "trust", "--state", tmp_path / name, "--name", other, "--key", keys[other])
+        others = [f"--peer={other}={keys[other]}" for other in NAMES if other != name]
+        run("silo", "trust", "--state", tmp_path / name, *others)
     silos = {name: SigningKey.load(tmp_path / name / "keys" / "receipts.key") for name in NAMES}
     statistic = statistic_of("item_knn", {}, len(ITEMS))
     rows = {name: sums_of(matrix_of(frame, ITEMS), statistic) for name, frame in frames.items()}
@@ -466,6 +466,25 @@ def test_through_the_commands_the_coordinator_sees_noise_and_the_total(tmp_path)
     assert "north/1/round-2 (deletion, 2 users out): version 2" in run(
         "silo", "status", "--state", tmp_path / "north"
     )
+
+
+def test_the_commands_say_what_is_wrong_with_masks(federation, tmp_path):
+    """Peers that are none, rounds where there are none: exit code 2 and the reason."""
+    in_the_open = Federation(tmp_path / "open", {})
+    (tmp_path / "no.key").write_text("no key")
+    for wrong, why in (
+        (["silo", "trust", "--state", federation.silo("east"), "--peer", "north"], "NAME=FILE"),
+        (["silo", "trust", "--state", federation.silo("east"), "--peer", "north=gone"], "No such file"),
+        (["silo", "trust", "--state", federation.silo("east"), "--peer", f"north={tmp_path}/no.key"], "key"),
+        (["coordinator", "round", "--state", in_the_open.root], "rounds are for sums under masks"),
+        (
+            ["coordinator", "init", "--state", "x", "--board", "y", "--items", "z", "--round-every", "5"],
+            "add --secure",
+        ),
+    ):
+        result = CliRunner().invoke(cli.app, [str(one) for one in wrong])
+        assert result.exit_code == 2, result.output
+        assert why in " ".join(result.output.split())
 
 
 def held_by(hub):
