@@ -32,6 +32,8 @@ from recunlearn.streaming.federated.message import read_arrow, write_arrow
 from turns import generated, read_lines, write
 
 DELETED = 100
+MODELS = ("ease", "spectral_mf")
+"""Whose sums are compared: EASE's are ItemKNN's too."""
 FACTORS = 64
 Both = tuple[Sums, Sums]
 """Sums before and after the deletions."""
@@ -45,6 +47,9 @@ def main() -> None:
     source.add_argument("--generate", type=int, nargs=3, metavar=("USERS", "ITEMS", "INTERACTIONS"))
     parser.add_argument("--silos", type=int, nargs="*", default=[3, 50])
     parser.add_argument("--partitions", type=int, nargs="*", default=[1, 4, 16])
+    parser.add_argument(
+        "--model", action="append", choices=MODELS, help="whose sums; repeats; all by default"
+    )
     parser.add_argument("--no-spark", action="store_true", help="partitions one after the other instead")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -59,7 +64,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         dealt = {count: deal(data, Path(folder), count) for count in arguments.partitions}
-        for name in ("ease", "spectral_mf"):
+        for name in arguments.model or MODELS:
             statistic = statistic_of(name, {}, data.shape[1])
             pooled = taken("pooled", lambda s=statistic: (sums_of(data, s), sums_of(left, s)))
             ways: dict[str, Callable[[], Both]] = {
@@ -73,7 +78,8 @@ def main() -> None:
             }
             found[name] = {way: compared(way, call, pooled) for way, call in ways.items()}
             found[name]["models"] = models(name, pooled[1], left)
-    found["rounds"] = by_rounds(data, left, gone, arguments.silos)
+    if "spectral_mf" in (arguments.model or MODELS):
+        found["rounds"] = by_rounds(data, left, gone, arguments.silos)
     write(arguments.json, data=str(arguments.data or arguments.generate), **found)
 
 
