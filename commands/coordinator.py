@@ -33,7 +33,9 @@ def init(
     ] = None,
     patience: Annotated[
         float | None,
-        typer.Option(help="Seconds after which an epoch begins without silos that are away; else it waits."),
+        typer.Option(
+            help="Seconds after which an epoch or a round goes on without silos that are away; else it waits."
+        ),
     ] = None,
     fractions: Annotated[
         bool, typer.Option("--fractions", help="Values are not whole numbers (item_knn only).")

@@ -74,8 +74,8 @@ class CoordinatorState(msgspec.Struct):
     patience : seconds after which an epoch's first version is published without silos that are away; None:
         it waits for all.
     unanswered : messages that count, and are in no version yet.
-    answered : keys of those that the last version answered; their receipts are kept, if not posted yet.
     departed : silos that left in this epoch: nobody takes their names in it, or their messages would count.
+    answered : keys of those that the last version answered; their receipts are kept, if not posted yet.
     rounds : of secure sums; None: each silo's sums are added in the open.
     """
 
@@ -95,8 +95,8 @@ class CoordinatorState(msgspec.Struct):
     items: list[str]
     parties: dict[str, Party]
     unanswered: list[Taken]
-    answered: list[str]
     departed: list[str]
+    answered: list[str] = []
     rounds: Rounds | None = None
 
     @property
