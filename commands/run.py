@@ -3,9 +3,9 @@
 import gc
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
@@ -18,6 +18,8 @@ from .status import status_of
 from .watch_options import WatchOptions
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ..engine.engine import Engine
     from ..engine.state import StatePaths
     from ..streaming.formats import Reader
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     """A source's name in the ledger, and what opens it."""
 
 _STANDBY_SECONDS = 0.25
+
+SolvePriority: TypeAlias = Literal["normal", "low", "idle"]
+"""What a solve takes of the processor: a share, a tenth of one where others want it, or what is left."""
 
 Format = Annotated[
     str | None, typer.Option("--format", help="How events are written; default: [format] name, or auto.")
@@ -54,6 +59,10 @@ def run(
         float,
         typer.Option(help="After SIGTERM, seconds for the batch at hand; then it is cut off.", min=0),
     ] = 60.0,
+    solve_priority: Annotated[
+        SolvePriority,
+        typer.Option(help="A solve's: low makes way for a server beside it, idle still more."),
+    ] = "low",
     as_json: AsJson = False,
     *,
     kafka: KafkaOptions,
@@ -69,7 +78,8 @@ def run(
     read = reader_of(StatePaths(state), wire_format)
     log_to_stderr(watching.log_format)
     with (
-        _engine(state, standby) as engine,
+        _executor(solve_priority) as executor,
+        _engine(state, standby, executor) as engine,
         outgoing.announcer(engine.paths, kafka) as announcer,
         watching.watch(lambda: status_of(engine.paths), announcer) as watch,
     ):
@@ -103,7 +113,13 @@ def run(
         raise typer.Exit(REQUESTS_FAILED)
 
 
-def _engine(state: Path, standby: bool) -> "Engine":
+def _executor(priority: SolvePriority) -> "AbstractContextManager[Executor | None]":
+    from ..engine.scheduling import thread_that_makes_way
+
+    return nullcontext() if priority == "normal" else thread_that_makes_way(priority)
+
+
+def _engine(state: Path, standby: bool, executor: "Executor | None") -> "Engine":
     """Become the state's writer; as a standby, wait until nobody else is."""
     from ..engine.engine import Engine
     from ..engine.state import StateInUseError
@@ -111,7 +127,7 @@ def _engine(state: Path, standby: bool) -> "Engine":
     waits = False
     while True:
         try:
-            return Engine.open(state)
+            return Engine.open(state, executor)
         except StateInUseError as error:
             if not standby:
                 raise

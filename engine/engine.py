@@ -13,11 +13,12 @@ not confirm, cycles go on to be published, and their requests stay *erasing*.
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -34,7 +35,7 @@ from .fence import FenceKey
 from .id_index import IdIndex
 from .interactions import rewrite_store
 from .ledger import Ledger, Pending, TakenBackError
-from .purge import purge, scan_for_ids
+from .purge import ScanResult, purge, scan_for_ids
 from .readers import ReaderWatch
 from .receipts import ReceiptLog, give_receipts
 from .removal import Removal, plan_removal
@@ -53,6 +54,11 @@ from .version import (
     write_version,
 )
 from .witness import check_against_ledger
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Scan: TypeAlias = Callable[[StatePaths, set[str]], ScanResult]
 
 _log = logging.getLogger(__name__)
 
@@ -96,20 +102,26 @@ class Engine(Closable):
         ledger: Ledger,
         receipts: ReceiptLog | None,
         delivery: Delivery,
+        apart: Executor | None = None,
     ) -> None:
         self.paths = paths
         self.ledger = ledger
         self.delivery = delivery
-        self._lock, self._receipts = lock, receipts
+        self._lock, self._receipts, self._executor = lock, receipts, apart
         self._readers = ReaderWatch(paths)
         self._was_cut_off = False
         self._load()
 
     @classmethod
-    def open(cls, state_dir: str | Path) -> Self:
+    def open(cls, state_dir: str | Path, apart: Executor | None = None) -> Self:
         """Take the writer's lock, finish or clean what a crash cut off, and load the published version.
 
         Requests that failed before wait again.
+
+        Parameters
+        ----------
+        apart : where a cycle forgets and writes the next version: what takes long, and holds no lock of the
+            ledger's. The caller shuts it down after the engine. None: the thread that calls.
 
         Raises
         ------
@@ -129,7 +141,7 @@ class Engine(Closable):
             recover(paths, ledger, receipts, delivery.confirm)
             ledger.retry_failed()
             warn_of_overdue(paths, ledger)
-            engine = cls(paths, lock, ledger, receipts, delivery)
+            engine = cls(paths, lock, ledger, receipts, delivery, apart)
             opened.pop_all()  # what is open is the engine's now
             return engine
 
@@ -181,7 +193,7 @@ class Engine(Closable):
         self._readers.look()
         self._go_on()
         if self.delivery.is_due:
-            finish(self.paths, self.ledger, self.manifest, self._receipts, self.delivery.confirm)
+            self._finish()
         if self.ledger.admit():
             self.ledger.purge()  # of the ids in what asked: one that was refused is erased
             if self._receipts is not None:
@@ -207,7 +219,7 @@ class Engine(Closable):
             return CycleReport(self.manifest.version, 0, 0)
         try:
             renamed = new_ids(self._users.series.gather(removal.anonymous), self._users.series)
-            next_version = None if removal.is_empty() else self._forget(removal, renamed)
+            next_version = None if removal.is_empty() else self._apart(self._forget, removal, renamed)
         except ForgettingError:
             self.ledger.abandon_cycle(cycle)
             raise
@@ -216,7 +228,7 @@ class Engine(Closable):
             self._publish(version, removal, renamed, *next_version)
         self.ledger.publish_cycle(cycle, cycle_record(self.manifest, self._digest))
         published = time.perf_counter()
-        erased = finish(self.paths, self.ledger, self.manifest, self._receipts, self.delivery.confirm)
+        erased = self._finish()
         seconds = {
             "forget": forgot - started,
             "publish": published - forgot,
@@ -276,9 +288,26 @@ class Engine(Closable):
         items: pl.Series,
     ) -> None:
         """Write the next version beside the published one and flip CURRENT to it."""
+        digest = self._apart(self._write, version, removal, renamed, models, users, items)
+        manifest = read_manifest(self.paths, version, digest)
+        set_current(self.paths, version, digest)
+        self.manifest, self._digest = manifest, digest
+        self.models = models
+        self._users, self._items = IdIndex(users), IdIndex(items)
+
+    def _write(
+        self,
+        version: int,
+        removal: Removal,
+        renamed: pl.DataFrame,
+        models: dict[str, ForgettableModel],
+        users: pl.Series,
+        items: pl.Series,
+    ) -> str:
+        """Write the next version, durably; returns the digest of its manifest."""
         old = Store(self.manifest.interactions, self.manifest.partitions)
         store = rewrite_store(self.paths, old, version, removal.user_ids, removal.pair_ids, renamed)
-        digest = write_version(
+        return write_version(
             self.paths,
             version,
             models,
@@ -289,11 +318,20 @@ class Engine(Closable):
             parent=self._digest,
             covers=sorted(removal.outcomes),
         )
-        manifest = read_manifest(self.paths, version, digest)
-        set_current(self.paths, version, digest)
-        self.manifest, self._digest = manifest, digest
-        self.models = models
-        self._users, self._items = IdIndex(users), IdIndex(items)
+
+    def _finish(self) -> int:
+        """Do what follows the flip of CURRENT; returns how many requests are erased by it."""
+
+        def scan(paths: StatePaths, users: set[str]) -> ScanResult:
+            return self._apart(scan_for_ids, paths, users)
+
+        return finish(self.paths, self.ledger, self.manifest, self._receipts, self.delivery.confirm, scan)
+
+    def _apart(self, call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Call, on the executor if there is one, and wait for it."""
+        if self._executor is None:
+            return call(*arguments, **named)
+        return self._executor.submit(call, *arguments, **named).result()
 
     def close(self) -> None:
         """Release the stores, the ledger and the writer's lock."""
@@ -354,9 +392,18 @@ def recover(paths: StatePaths, ledger: Ledger, receipts: ReceiptLog | None, conf
 
 
 def finish(
-    paths: StatePaths, ledger: Ledger, manifest: Manifest, receipts: ReceiptLog | None, confirm: Confirm
+    paths: StatePaths,
+    ledger: Ledger,
+    manifest: Manifest,
+    receipts: ReceiptLog | None,
+    confirm: Confirm,
+    scan: Scan = scan_for_ids,
 ) -> int:
     """Do what follows the flip of CURRENT: purge, and once every store confirms, end the published cycles.
+
+    Parameters
+    ----------
+    scan : looks for what is left of users: :func:`~.purge.scan_for_ids`, wherever it is to run.
 
     Returns
     -------
@@ -367,7 +414,7 @@ def finish(
     if stores is None:
         return 0
     cycles = [cycle for cycle in ledger.unfinished_cycles() if cycle.state == "published"]
-    return sum(_end(paths, ledger, cycle.cycle, receipts, stores) for cycle in cycles)
+    return sum(_end(paths, ledger, cycle.cycle, receipts, stores, scan) for cycle in cycles)
 
 
 def _end(
@@ -376,6 +423,7 @@ def _end(
     cycle: int,
     receipts: ReceiptLog | None,
     stores: Sequence[Confirmation],
+    scan: Scan,
 ) -> int:
     """Mark a cycle's requests erased, empty the log, look for remains, give receipts; returns how many."""
     users = {user for user, item in ledger.subjects(cycle) if item is None}
@@ -383,12 +431,12 @@ def _end(
     erased = ledger.finish_cycle(cycle, record)
     ledger.admit()
     ledger.purge()
-    scan = scan_for_ids(paths, users - ledger.waiting_users())
-    if scan.found:  # somebody may have asked again meanwhile: then their id is no remains
-        scan = scan_for_ids(paths, users - ledger.waiting_users())
-    if scan.found:
-        _log.error("remains of erased users were found in %s", ", ".join(scan.found))
-    ledger.note_scan(cycle, msgspec.to_builtins(scan))
+    result = scan(paths, users - ledger.waiting_users())
+    if result.found:  # somebody may have asked again meanwhile: then their id is no remains
+        result = scan(paths, users - ledger.waiting_users())
+    if result.found:
+        _log.error("remains of erased users were found in %s", ", ".join(result.found))
+    ledger.note_scan(cycle, msgspec.to_builtins(result))
     if receipts is not None:
         give_receipts(ledger, receipts, paths)
     return erased

@@ -16,6 +16,7 @@ from ..models.base import ForgettableModel, Interactions
 from ..models.factorization import Factorization
 from .closable import Closable
 from .fence import Fence
+from .files_in_use import FilesInUse
 from .fold_in import fold_in, liked_row, support
 from .following import Follower
 from .id_index import IdIndex
@@ -392,6 +393,7 @@ class SnapshotReader(Closable):
         self.fence = Fence(state_dir)
         self.error: Exception | None = None
         self.swaps = 0
+        self._files = FilesInUse()
         self._poll_seconds = poll_seconds
         self._failed, self._retry_at = b"", 0.0
         self._resuming: dict[int, threading.Lock] = {}
@@ -413,6 +415,7 @@ class SnapshotReader(Closable):
     def close(self) -> None:
         """Stop following. Snapshots are not to be used after it: nobody would tell them who is fenced."""
         self._follower.close()
+        self._files.close()
         self.fence.close()
 
     def _new_follower(self) -> Follower:
@@ -435,10 +438,13 @@ class SnapshotReader(Closable):
         if self._index != "exact":
             snapshot.index_items()
         snapshot.warm()
+        directory = self.paths.version(snapshot.version)
+        self._files.keep(snapshot, (directory / name for name in snapshot.manifest.files))
         return snapshot
 
     def _look(self) -> None:
         """Swap to a new version if there is one."""
+        self._files.close_unused()
         seen = b""
         try:
             seen = self.paths.current.read_bytes()
@@ -455,4 +461,5 @@ class SnapshotReader(Closable):
         if snapshot.version != self._snapshot.version:
             self.swaps += 1  # before it shows
             self._snapshot = snapshot
+            self._files.close_unused()  # of the old one, unless somebody has it still
         self._seen, self.error = seen, None

@@ -1,5 +1,6 @@
 """Fixtures that several test files use: real brokers, one of each kind for a whole run."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,12 @@ from recunlearn.eval import broker
 from .brokers import apache
 from .brokers.certificates import Certificates
 from .real import need
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _solves_take_their_share():
+    """Let workers that tests start not make way: other tests would keep them waiting."""
+    os.environ.setdefault("RECUNLEARN_RUN_SOLVE_PRIORITY", "normal")
 
 
 @pytest.fixture(scope="session")
