@@ -4,11 +4,12 @@
 
 ``recunlearn serve`` and ``recunlearn run`` on a state that ``recunlearn fit`` made; ``--rate`` requests a
 second, one in five about somebody forgotten, being forgotten, or unknown. In turns, ``--rounds`` times:
-nothing else happens; the worker erases a user, publishes and is awaited, ``--swaps`` times in all; and the
-same worker does the same to *another* state, which takes the processor as much but swaps nothing. Beside them
-a dict in the same framework. Every answer is then held against its version's own, computed apart, and every
-answer about somebody forgotten against the ledger's stamp. Then the memory of a server over ``--growth``
-swaps, and whether the time of an answer tells somebody forgotten from somebody unknown. Prints Markdown.
+nothing else happens; the worker erases a user, publishes and is awaited, ``--swaps`` times in all; the same
+worker does the same to *another* state, which takes the processor as much but swaps nothing; versions that
+were made beforehand are published, while no worker works. Beside them a dict in the same framework. Every
+answer is then held against its version's own, computed apart, and every answer about somebody forgotten
+against the ledger's stamp. Then the memory of a server over ``--growth`` swaps, and whether the time of an
+answer tells somebody forgotten from somebody unknown. Prints Markdown.
 """
 
 import argparse
@@ -21,6 +22,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +38,18 @@ from recunlearn.engine.fence import Fence
 from recunlearn.engine.state import StatePaths
 from recunlearn.engine.version import read_current
 from serving_checks import Kept, answer, fence_record, fenced_at, wrong_answers
+from serving_flips import Flipping
 
 PATH = "/v1/users/{}/recommendations?n=10"
 N = 10
-BARE, STILL, SWAPS, ELSEWHERE = (
+BARE, STILL, SWAPS, ELSEWHERE, FLIPS = (
     "a dict in the same framework",
     "no swaps",
     "swaps",
     "no swaps, the worker busy on another state",
+    "swaps of versions made beforehand, nobody at work",
 )
+RATIOS = SWAPS, ELSEWHERE, FLIPS
 
 
 class People:
@@ -144,52 +150,103 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+@dataclass
+class Stage:
+    """What runs while it is measured: servers, workers on two states, and whoever publishes.
+
+    Attributes
+    ----------
+    kept, kept_flips : the published versions of the state and of its copy for prepared versions.
+    """
+
+    options: argparse.Namespace
+    people: People
+    paths: StatePaths
+    other: StatePaths
+    kept: Kept
+    kept_flips: Kept
+    flipping: Flipping
+    server: processes.Running
+    flipped: processes.Running
+    bare: processes.Running
+    workers: list[processes.Running]
+
+    @classmethod
+    def set_up(cls, folder: Path, options: argparse.Namespace, enter: Callable[[Any], Any]) -> "Stage":
+        """Fit, copy the state twice, and start everything; ``enter`` ends what it is given."""
+        lines = turns.read_lines(options.data) if options.data else turns.generated(*options.generate)
+        frame = frame_of(lines)
+        state = processes.fit(folder, frame, options.models)
+        other, flips = folder / "other", folder / "flips"
+        for copy in (other, flips):
+            shutil.copytree(state, copy)
+        paths, kept = StatePaths(state), Kept(StatePaths(folder / "kept"))
+        kept.keep(paths, *processes.await_version(paths, 0))
+        kept_flips = Kept(StatePaths(folder / "kept-flips"))
+        flipping = Flipping(flips, options.swaps + 1, kept_flips, options.pause)
+        people = People(sorted(set(frame["user_id"].to_list())), 2 * options.swaps + 1)
+        env = {"NUMBA_NUM_THREADS": str(options.worker_threads)} if options.worker_threads else {}
+        run = [*processes.COMMAND, "run", "--solve-priority", options.solve_priority, "--state"]
+        serve = [*processes.COMMAND, "serve", "--port", "0", "--state"]
+        return cls(
+            options, people, paths, StatePaths(other), kept, kept_flips, flipping,
+            server=enter(processes.started(*serve, str(state), says_url=True)),
+            flipped=enter(processes.started(*serve, str(flips), says_url=True)),
+            bare=enter(started_bare(folder, kept, people)),
+            workers=[
+                enter(processes.started(*run, str(path), nice=options.nice, env=env))
+                for path in (state, other)
+            ],
+        )  # fmt: skip
+
+    def warm_up(self) -> None:
+        """Do everything once: what is compiled or loaded at the first time is not measured."""
+        for paths, kept in ((self.paths, self.kept), (self.other, None)):
+            Erasing(paths, self.people, [self.people.leaving[-1]], kept, 0.0).run()
+        self.flipping.run(1)
+        for server in (self.server, self.flipped):
+            load.run(server.url, PATH, self.people.key, self.options.rate, lambda seconds: seconds > 3)
+
+    def quiet(self, server: processes.Running) -> dict[str, Any]:
+        """Measure a server while nothing else happens."""
+        return self._measure(server, lambda seconds: seconds > self.options.seconds)
+
+    def while_it_runs(self, server: processes.Running, publish: Callable[[], None]) -> dict[str, Any]:
+        """Measure a server while ``publish`` runs."""
+        with ThreadPoolExecutor(1) as background:
+            running = background.submit(publish)
+            found = self._measure(server, lambda _: running.done())
+            running.result()
+        self.people.going = self.people.staying[0]
+        return found
+
+    def _measure(self, server: processes.Running, ended: Callable[[float], bool]) -> dict[str, Any]:
+        return measure(server, self.workers, self.people, self.options.rate, ended)
+
+
 def under_load(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure everything with the load generator; returns figures and what the checks found."""
-    frame = frame_of(turns.read_lines(options.data) if options.data else turns.generated(*options.generate))
-    state = processes.fit(folder, frame, options.models)
-    other = folder / "other"
-    shutil.copytree(state, other)
-    paths, kept = StatePaths(state), Kept(StatePaths(folder / "kept"))
-    kept.keep(paths, *processes.await_version(paths, 0))
-    users = sorted(set(frame["user_id"].to_list()))
-    people = People(users, 2 * options.swaps + 1)
-    runs: dict[str, list[dict[str, Any]]] = {BARE: [], STILL: [], SWAPS: [], ELSEWHERE: []}
+    runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in (BARE, STILL, SWAPS, ELSEWHERE, FLIPS)}
     with ExitStack() as stack:
-        enter = stack.enter_context
-        env = {"NUMBA_NUM_THREADS": str(options.worker_threads)} if options.worker_threads else {}
-        run = [*processes.COMMAND, "run", "--state"]
-        workers = [
-            enter(processes.started(*run, str(each), nice=options.nice, env=env)) for each in (state, other)
-        ]
-        serve = [*processes.COMMAND, "serve", "--port", "0", "--state", str(state)]
-        server = enter(processes.started(*serve, says_url=True))
-        bare = enter(started_bare(folder, kept, people))
-        background = enter(ThreadPoolExecutor(1))
-        per_round = options.swaps // options.rounds
-        for each, user in ((paths, people.leaving[-1]), (StatePaths(other), people.leaving[-1])):
-            warm = Erasing(each, people, [user], kept if each is paths else None, 0.0)
-            warm.run()  # what is compiled or loaded at the first time is not measured
-        load.run(server.url, PATH, people.key, options.rate, lambda seconds: seconds > 3)
+        stage = Stage.set_up(folder, options, stack.enter_context)
+        stage.warm_up()
+        people, per_round = stage.people, options.swaps // options.rounds
+        leaving, elsewhere = people.leaving[: options.swaps], people.leaving[options.swaps : -1]
         for turn in range(options.rounds):
             part = slice(turn * per_round, (turn + 1) * per_round)
-            for kind, asked in ((BARE, bare), (STILL, server)):
-                runs[kind].append(
-                    measure(asked, workers, people, options.rate, lambda seconds: seconds > options.seconds)
-                )
-            for kind, where, gone, keeping in (
-                (SWAPS, paths, people.leaving[: options.swaps][part], kept),
-                (ELSEWHERE, StatePaths(other), people.leaving[options.swaps : -1][part], None),
-            ):
-                erasing = background.submit(Erasing(where, people, gone, keeping, options.pause).run)
-                runs[kind].append(
-                    measure(server, workers, people, options.rate, lambda _, erased=erasing: erased.done())
-                )
-                erasing.result()
-                people.going = people.staying[0]
-    figures = {kind: summary(found) for kind, found in runs.items()}
-    of_server = [e for kind in (STILL, SWAPS, ELSEWHERE) for run in runs[kind] for e in run["exchanges"]]
-    return {"figures": figures, "checks": checks(of_server, kept, paths, people, options.swaps)}
+            erasing = Erasing(stage.paths, people, leaving[part], stage.kept, options.pause)
+            busy = Erasing(stage.other, people, elsewhere[part], None, options.pause)
+            runs[BARE].append(stage.quiet(stage.bare))
+            runs[STILL].append(stage.quiet(stage.server))
+            runs[SWAPS].append(stage.while_it_runs(stage.server, erasing.run))
+            runs[ELSEWHERE].append(stage.while_it_runs(stage.server, busy.run))
+            flip = partial(stage.flipping.run, per_round)
+            runs[FLIPS].append(stage.while_it_runs(stage.flipped, flip))
+    of = {kind: [e for run in found for e in run["exchanges"]] for kind, found in runs.items()}
+    of_server = [*of[STILL], *of[SWAPS], *of[ELSEWHERE]]
+    checked = checks(of_server, stage.kept, stage.paths, people, options.swaps)
+    checked |= checks_of_flips(of[FLIPS], stage.kept_flips)
+    return {"figures": {kind: summary(found) for kind, found in runs.items()}, "checks": checked}
 
 
 def started_bare(folder: Path, kept: Kept, people: People) -> Any:
@@ -228,6 +285,15 @@ def checks(
     }
 
 
+def checks_of_flips(exchanges: list[load.Exchange], kept: Kept) -> dict[str, Any]:
+    """Hold the answers while prepared versions were published against what they had to be."""
+    return {
+        "answers, prepared versions": len(exchanges),
+        "errors, prepared versions": sum(exchange.status not in (200, 404) for exchange in exchanges),
+        "not their version's own, prepared versions": len(wrong_answers(exchanges, kept, N)),
+    }
+
+
 def markdown(found: dict[str, Any]) -> str:
     """Write the tables."""
     figures, checked = found["figures"], found["checks"]
@@ -239,11 +305,10 @@ def markdown(found: dict[str, Any]) -> str:
         shares = ", ".join(f"{row[f'cores, {who}']:.2f}" for who in ("server", "workers", "client"))
         quantiles = " | ".join(f"{row[q]:.2f}" for q in ("p50", "p90", "p99", "p99.9", "most"))
         lines.append(f"| {kind} | {row['requests']:,} | {row['a second']:,.0f} | {quantiles} | {shares} |")
-    still, swapping, elsewhere = (figures[kind]["p99"] for kind in (STILL, SWAPS, ELSEWHERE))
+    still = figures[STILL]["p99"]
     lines += [
         "",
-        f"p99 with swaps over p99 without: {swapping / still:.2f}; "
-        f"over p99 with the worker busy elsewhere: {swapping / elsewhere:.2f}.",
+        *(f"p99 over that without swaps, {k}: {figures[k]['p99'] / still:.2f}." for k in RATIOS),
         *(
             f"p99 by round, {kind}: {', '.join(f'{v:.1f}' for v in row['p99 by round'])}."
             for kind, row in figures.items()
@@ -276,6 +341,7 @@ def main() -> None:
     parser.add_argument(
         "--pause", type=float, default=0.5, help="seconds from a version to the next deletion"
     )
+    parser.add_argument("--solve-priority", default="low", help="of the workers")
     parser.add_argument("--nice", type=int, default=0, help="of the workers")
     parser.add_argument("--worker-threads", type=int, default=0, help="for Numba; 0: all cores")
     parser.add_argument(
@@ -288,8 +354,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         found = all_parts(Path(name), options)
     turns.write(options.json, options={k: str(v) for k, v in vars(options).items()}, **found)
-    for claim in ("errors", "not their version's own", "refused though kept", "served after seen fenced"):
-        assert not found.get("checks", {}).get(claim), (claim, found["checks"])
+    claims = ("errors", "not their version's own", "refused though kept", "served after seen fenced")
+    for claim, value in found.get("checks", {}).items():
+        assert not (claim.startswith(claims) and value), (claim, found["checks"])
 
 
 def all_parts(folder: Path, options: argparse.Namespace) -> dict[str, Any]:

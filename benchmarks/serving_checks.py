@@ -1,7 +1,7 @@
 """What answers are held against: each version's own answers, computed apart, and the ledger's stamps."""
 
 import json
-import os
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import closing
@@ -18,7 +18,9 @@ from recunlearn.engine.version import read_ids, read_manifest, read_models
 
 @dataclass
 class Kept:
-    """Published versions, held by hard links under ``paths`` when the worker has purged them.
+    """Published versions, copied to ``paths``, since the worker purges them.
+
+    No link to a file is kept: what it takes to give a removed file back to the disk is to be measured, too.
 
     Attributes
     ----------
@@ -31,11 +33,8 @@ class Kept:
     published: dict[int, float] = field(default_factory=dict)
 
     def keep(self, source: StatePaths, number: int, digest: str, seen: float) -> None:
-        """Hold on to a version that is published now."""
-        start, target = source.version(number), self.paths.version(number)
-        for file in [each for each in start.rglob("*") if each.is_file()]:
-            (target / file.relative_to(start)).parent.mkdir(parents=True, exist_ok=True)
-            os.link(file, target / file.relative_to(start))
+        """Copy a version that is published now."""
+        shutil.copytree(source.version(number), self.paths.version(number))
         self.digests[number], self.published[number] = digest, seen
 
     def load(self, number: int) -> Snapshot:
