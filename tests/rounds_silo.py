@@ -21,7 +21,7 @@ def main(folder, name, first, last):
     me = Member(name, key, read_public_key((folder / "hub.pub").read_bytes()))
     for number in range(first, last + 1):
         rows = sp.load_npz(folder / name / f"rows-{number}.npz")
-        print(take_part(Board(folder / "board"), me, number, rows, patience=60.0), flush=True)
+        print(take_part(Board(folder / "board"), me, number, rows, patience=180.0), flush=True)
 
 
 if __name__ == "__main__":

@@ -231,12 +231,12 @@ def test_three_processes_fit_and_forget(rows, statistic, tmp_path):
     left = sp.vstack(list(parties.rows.values()), format="csr")
     children = {name: parties.start(name, 1, 2) for name in NAMES}
     try:
-        arguments = parties.board, parties.terms(1), parties.hub, 60.0
+        arguments = parties.board, parties.terms(1), parties.hub, 180.0
         with Killing(*arguments, parties=parties, children=children) as solve:
             fitted = solve.publish(SETTINGS)
-        with Solve(parties.board, parties.terms(2), parties.hub, 60.0) as again:
+        with Solve(parties.board, parties.terms(2), parties.hub, 180.0) as again:
             forgotten = again.publish({**SETTINGS, "regularization": fitted.settings["regularization"]})
-        answered = {name: child.communicate(timeout=60)[0].split() for name, child in children.items()}
+        answered = {name: child.communicate(timeout=180)[0].split() for name, child in children.items()}
     finally:
         for child in children.values():
             child.kill()
