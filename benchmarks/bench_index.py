@@ -4,7 +4,7 @@
     python benchmarks/bench_index.py --data train.txt --made 100000 1000000 --generate 50000 100000 2500000
 
 Every query is one user's top ten, as serving asks for it, exactly and through the index in turns. Recall is
-over users that the index was not tuned on. ``--made``: catalogues whose items are mixtures of two of the
+over users drawn anew. ``--made``: catalogues whose items are mixtures of two of the
 data's, with noise of .3 of their length: many near each other, which is hard for an index. ``--generate``:
 users, items and interactions, social-like, and factors fitted to them.
 """

@@ -62,7 +62,7 @@ def all_top_tens(model, x, **options):
 
 
 def test_of_the_exact_top_ten_hardly_one_is_missed(fitted, plays):
-    """Over all users, not those it was tuned on, recall is within a point of what was aimed at."""
+    """Over all users, not only those it was tuned on, recall is within a point of what was aimed at."""
     model = indexed(fitted)
     assert model.shortlist.recall >= RECALL
     exact, near = all_top_tens(fitted, plays), all_top_tens(model, plays)
