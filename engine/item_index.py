@@ -196,10 +196,11 @@ def _quantiser(factors: FloatArray, items: NDArray[np.int64]) -> Any:
     faiss.omp_set_num_threads(1)  # of this thread's calls: the worker beside us has other things to do
     pairs = factors.shape[1] // 2 + factors.shape[1] % 2
     pairs += pairs % 2  # codes are scanned two at a time
-    quantiser = faiss.index_factory(
+    quantiser: Any = faiss.index_factory(
         factors.shape[1], f"RR{2 * pairs},PQ{pairs}x4fs", faiss.METRIC_INNER_PRODUCT
     )
-    faiss.downcast_index(quantiser.index).pq.cp.min_points_per_centroid = 1  # else it warns of small octaves
+    codes: Any = faiss.downcast_index(quantiser.index)
+    codes.pq.cp.min_points_per_centroid = 1  # else it warns of small octaves
     few = np.random.default_rng(0).choice(items, min(items.size, _TRAINING_ROWS), replace=False)
     quantiser.train(_plain(factors[few]))
     for at in range(0, items.size, _ROWS_AT_ONCE):
