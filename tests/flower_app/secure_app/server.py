@@ -24,9 +24,9 @@ def main(grid: Grid, context: Context) -> None:
     statistic = msgspec.json.decode((folder / "statistic.json").read_bytes(), type=Statistic)
     key, board = SigningKey.load(folder / "hub.pem"), Board(folder / "board")
     start = time.monotonic()
-    held = add_up(grid, board, Terms(1, "test", 1, 1, "rows", statistic, peers), key, patience=90)
+    held = add_up(grid, board, Terms(1, "test", 1, 1, "rows", statistic, peers), key, patience=240)
     seconds = time.monotonic() - start
-    gone = add_up(grid, board, Terms(1, "test", 1, 2, "deletion", statistic, peers), key, patience=90)
+    gone = add_up(grid, board, Terms(1, "test", 1, 2, "deletion", statistic, peers), key, patience=240)
     left = held.subtract(gone)
     for name, sums in (("held", held), ("left", left)):
         (folder / f"{name}.users").write_text(str(sums.users))
