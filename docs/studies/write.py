@@ -18,7 +18,7 @@ BEGIN, END = "<!-- tables of: {} -->\n", "<!-- end of tables -->"
 
 
 def with_tables(page: str, results: Mapping[str, Any]) -> str:
-    """Return the page with a study's tables in their place, their headings two levels down.
+    """Return the page with a study's tables in their place, their headings one level down.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def with_tables(page: str, results: Mapping[str, Any]) -> str:
     _, ends, after = rest.partition(END)
     if not (found and ends):
         raise ValueError(f"the page has no place for this study; write: {begin}{END}")
-    tables = re.sub(r"^##", "####", study_tables(results), flags=re.MULTILINE)
+    tables = re.sub(r"^##", "###", study_tables(results), flags=re.MULTILINE)
     return f"{before}{begin}\n{tables}\n{END}{after}"
 
 
