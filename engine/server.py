@@ -40,7 +40,7 @@ _SWITCH_SECONDS = 0.0005
 _SHUTDOWN_SECONDS = 10
 _SILENT_SECONDS = 60  # of a worker that is then replaced; in uvicorn's 5 a busy machine starts none
 _BACKLOG = 2048
-_MOST_CONNECTIONS = 900  # below the usual limit of 1,024 file descriptors
+_MOST_CONNECTIONS = 800  # of 1,024 descriptors, usually: two versions at a swap have two for each file
 
 
 @dataclass(frozen=True)
