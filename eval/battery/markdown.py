@@ -53,8 +53,9 @@ def study_tables(results: Mapping[str, Any]) -> str:
         cells = [c for c in results["cells"] if c["data"] == name and "measured" in c]
         for regime in dict.fromkeys(c["regime"]["name"] for c in cells):
             here = [c for c in cells if c["regime"]["name"] == regime]
-            people = count(here[0]["measured"]["removed_people"])
-            parts.append(f"### {regime}: {people} people removed\n\n" + "\n".join(_table(here, figures)))
+            removed = here[0]["measured"]["removed_people"]
+            people = "1 person" if removed == 1 else f"{count(removed)} people"
+            parts.append(f"### {regime}: {people} removed\n\n" + "\n".join(_table(here, figures)))
             if attacks := [name for name in results["study"]["attacks"] if _was_run(name, here)]:
                 parts.append("\n".join(_attacks(attacks, here, figures)))
     if failed:

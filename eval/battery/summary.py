@@ -14,7 +14,10 @@ from scipy.stats import t as student
 from ...engine import durable
 
 _SIGNED: Final = ("residue_size", "excess", "excess_low", "excess_high")
-_AT_MOST_ONE: Final = ("residue", "membership", "overlap", "ndcg@10", "recall@20", "oracle", "auc", "power")
+_AT_MOST_ONE: Final = (
+    "residue", "membership", "overlap", "ndcg@10", "recall@20", "oracle", "auc", "chance", "power", "peeled",
+    "precision", "precision_popular", "precision_unlinked",
+)  # fmt: skip
 
 
 Place: TypeAlias = tuple[str, str, str, str]
