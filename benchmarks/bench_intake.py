@@ -134,7 +134,7 @@ def bare(servers: str, topic: str, events: int) -> tuple[float, float]:
         enable_auto_commit=False, session_timeout_ms=int(SESSION * 1000),
     )  # fmt: skip
     with contextlib.closing(consumer):
-        consumer.partitions_for_topic(topic)  # who joins before its client knows the topic is given none of it
+        consumer.partitions_for_topic(topic)  # who joins before its client knows the topic gets none of it
         pace = Pace()
         while pace.events < events:
             arrived = sum(len(messages) for messages in consumer.poll(timeout_ms=200).values())
