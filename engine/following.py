@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .closable import Closable
-from .scheduling import be_nice
 
 UNPROMPTED_SECONDS = 1.0
 """How often to look where inotify tells of changes: for file systems that change without a word to us."""
@@ -128,8 +127,6 @@ class Follower(Closable):
 def _follow(
     watch: FolderWatch, look: "weakref.WeakMethod[Callable[[], None]]", ended: threading.Event, seconds: float
 ) -> None:
-    with contextlib.suppress(OSError):
-        be_nice(0)  # a new version is digested by who has time for it; who answers goes first
     with watch:
         while True:
             watch.wait(seconds)

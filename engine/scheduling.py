@@ -56,8 +56,7 @@ def _make_way(take: Callable[[int], None]) -> None:
         _log.warning("solves take a whole share of the processor: the system says %s", error.strerror)
 
 
-def be_nice(thread: int) -> None:
-    """Give a thread its place at nice 10, or leave it at a lower one; 0: the thread that asks."""
+def _be_nice(thread: int) -> None:
     place = os.getpriority(os.PRIO_PROCESS, thread)
     os.setpriority(os.PRIO_PROCESS, thread, max(NICE, place))
 
@@ -66,7 +65,7 @@ def _be_idle(thread: int) -> None:
     os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
 
 
-_PLACES: Mapping[Place, Callable[[int], None]] = {"low": be_nice, "idle": _be_idle}
+_PLACES: Mapping[Place, Callable[[int], None]] = {"low": _be_nice, "idle": _be_idle}
 
 
 def _library_threads() -> set[int]:

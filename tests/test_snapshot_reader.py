@@ -16,7 +16,6 @@ from recunlearn import SnapshotReader
 from recunlearn.engine import following, snapshot
 from recunlearn.engine.arrow_array import read_column, write_frame
 from recunlearn.engine.following import FolderWatch
-from recunlearn.engine.scheduling import NICE
 from recunlearn.engine.snapshot import UnknownUserError
 from recunlearn.engine.state import StateError
 from recunlearn.engine.version import set_current
@@ -63,20 +62,6 @@ def test_a_new_version_is_followed_at_the_kernels_word(state):
         assert reader.swaps == 20
     assert max(took) < 1
     assert np.median(took) < 0.1
-
-
-@needs_inotify
-def test_the_thread_that_follows_goes_behind_those_that_answer(state):
-    """The thread that loads new versions takes a lower place, and nobody else's changes."""
-
-    def place(thread):
-        return os.getpriority(os.PRIO_PROCESS, thread)
-
-    before = place(threading.get_native_id())
-    with SnapshotReader(state.root, poll_seconds=HOUR):
-        (follower,) = [thread.native_id for thread in threading.enumerate() if thread.name == "follower"]
-        until(lambda: place(follower) == max(NICE, before))
-        assert place(threading.get_native_id()) == before
 
 
 def test_a_new_version_is_followed_by_looking_where_nobody_tells(state, monkeypatch):
