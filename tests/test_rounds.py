@@ -31,11 +31,10 @@ from recunlearn.streaming.federated.rounds.terms import (
     Question,
     SolveError,
     Terms,
-    name_of,
     read,
     read_terms,
-    sign,
 )
+from recunlearn.streaming.federated.said import name_of, sign
 
 NAMES = ("east", "north", "south")
 SETTINGS = {"factors": 10}

@@ -5,13 +5,12 @@ import sys
 import time
 from contextlib import contextmanager
 
-import msgspec
 import numpy as np
 import polars as pl
 import pytest
 import scipy.sparse as sp
 from recunlearn import cli
-from recunlearn.engine.signing import SigningKey, open_envelope
+from recunlearn.engine.signing import SigningKey
 from recunlearn.engine.state import StatePaths
 from recunlearn.models import ItemKNN
 from recunlearn.models.summed import statistic_of
@@ -22,10 +21,11 @@ from recunlearn.streaming.federated.coordinator_state import read_state
 from recunlearn.streaming.federated.home import recommend
 from recunlearn.streaming.federated.message import FederationError, read_arrow, write_arrow
 from recunlearn.streaming.federated.publication import read_version
+from recunlearn.streaming.federated.said import open_said
 from recunlearn.streaming.federated.secure import exchange, sealing
 from recunlearn.streaming.federated.secure.adding import ask_for_round, waits_for
 from recunlearn.streaming.federated.secure.masks import stream
-from recunlearn.streaming.federated.secure.terms import Confirmation, RoundError, payload_type
+from recunlearn.streaming.federated.secure.terms import Confirmation, RoundError
 from recunlearn.streaming.federated.secure.vector import write_vector
 from recunlearn.streaming.federated.silo import Silo
 from recunlearn.streaming.federated.silo_state import matrix_of
@@ -415,9 +415,7 @@ def assert_hides(seen, silos, parts, number, sign):
             assert not any(form in content for content in seen.values() for form in forms), name
         inbox = f"board/inbox/{name}/secure-{number:06d}"
         masked = np.frombuffer(seen[f"{inbox}/masked.u64"], np.uint64)
-        said = msgspec.json.decode(open_envelope(
-            seen[f"{inbox}/confirmation.json"], payload_type(Confirmation), silos[name].public
-        ), type=Confirmation)  # fmt: skip
+        said = open_said(seen[f"{inbox}/confirmation.json"], Confirmation, silos[name].public)
         told = masked - stream(said.seed, masked.size)
         for numbers in (masked, told):
             assert numbers.size == vector.size

@@ -17,11 +17,12 @@ from recunlearn.models import MODELS
 from recunlearn.models.summed import published_from_sums, statistic_of
 from recunlearn.models.sums import LARGEST, Statistic, Sums, SumsError, merge, sums_of
 from recunlearn.streaming.federated.board import Board
+from recunlearn.streaming.federated.said import sign
 from recunlearn.streaming.federated.secure import exchange, party
 from recunlearn.streaming.federated.secure.masks import stream
 from recunlearn.streaming.federated.secure.party import Identity, Memory
 from recunlearn.streaming.federated.secure.tally import total_of
-from recunlearn.streaming.federated.secure.terms import Opening, RoundError, Terms, read_all, sign
+from recunlearn.streaming.federated.secure.terms import Opening, RoundError, Terms, read_all
 from recunlearn.streaming.federated.secure.vector import read_total, size_of, write_vector
 
 from .federation import same_published

@@ -20,6 +20,7 @@ from ....models.base import Interactions
 from ....models.rounds import RowProducts
 from ..board import Board
 from ..message import digest_of
+from ..said import name_of, sign
 from .places import PATIENCE, read_if_there, silo_folder, solve_folder, until
 from .terms import (
     MOST_COLUMNS,
@@ -29,11 +30,9 @@ from .terms import (
     Question,
     SolveError,
     Terms,
-    name_of,
     read,
     read_numbers,
     read_terms,
-    sign,
     write_numbers,
 )
 

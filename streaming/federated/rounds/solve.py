@@ -16,6 +16,7 @@ from ....models.summed import Published
 from ....models.sums import LARGEST, SumsError
 from ..board import Board
 from ..message import digest_of
+from ..said import name_of, sign
 from .places import PATIENCE, read_if_there, silo_folder, solve_folder, until
 from .terms import (
     Answer,
@@ -25,10 +26,8 @@ from .terms import (
     Question,
     SolveError,
     Terms,
-    name_of,
     read,
     read_numbers,
-    sign,
     write_numbers,
 )
 

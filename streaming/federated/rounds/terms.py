@@ -5,16 +5,16 @@ The coordinator publishes :class:`Terms`; every silo answers with its :class:`Op
 beside what is signed, little-endian, and are named there by their digest.
 """
 
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, Literal, TypeAlias, TypeVar
 
-import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
-from ....engine.signing import ReceiptError, SigningKey, open_envelope, read_exactly
+from ....engine.signing import ReceiptError
 from ....models.sums import Statistic
 from ..message import FederationError, digest_of
+from ..said import Said, open_said
 
 FORMAT: Final = 1
 MOST_COLUMNS: Final = 4096
@@ -28,7 +28,11 @@ class SolveError(FederationError):
     """A solve by rounds cannot go on as it is: the message says why, and what to do."""
 
 
-class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _InSolve(Said, frozen=True):
+    protocol: ClassVar[str] = "solve"
+
+
+class Terms(_InSolve, frozen=True):
     """What a solve is about; the coordinator's.
 
     Attributes
@@ -47,7 +51,7 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parties: dict[str, str]
 
 
-class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Opening(_InSolve, frozen=True):
     """The margins of a silo's rows: ``digest`` names counts and degrees, int64 [2, n_items]."""
 
     terms: str
@@ -57,7 +61,7 @@ class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str
 
 
-class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Question(_InSolve, frozen=True):
     """A block of columns to multiply: ``digest`` names it, [n_items, columns] of ``dtype``."""
 
     terms: str
@@ -67,7 +71,7 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str
 
 
-class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Answer(_InSolve, frozen=True):
     """A silo's product with the block of the question that ``question`` names, in the same form."""
 
     terms: str
@@ -76,27 +80,17 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str
 
 
-class End(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class End(_InSolve, frozen=True):
     """The coordinator needs no more products."""
 
     terms: str
     rounds: int
 
 
-Said = TypeVar("Said", Terms, Opening, Question, Answer, End)
+S = TypeVar("S", bound=Said)
 
 
-def name_of(said: Terms | Question) -> str:
-    """Name what was said: hex SHA-256."""
-    return digest_of(msgspec.json.encode(said))
-
-
-def sign(said: Terms | Opening | Question | Answer | End, key: SigningKey) -> bytes:
-    """Sign what is said: the JSON of its DSSE envelope."""
-    return key.envelope(msgspec.json.encode(said), _payload_type(type(said)))
-
-
-def read(content: bytes, kind: type[Said], public: Ed25519PublicKey, who: str) -> Said:
+def read(content: bytes, kind: type[S], public: Ed25519PublicKey, who: str) -> S:
     """Read what somebody said.
 
     Raises
@@ -104,12 +98,10 @@ def read(content: bytes, kind: type[Said], public: Ed25519PublicKey, who: str) -
     SolveError
         It is not signed with that key, or is something else.
     """
-    what = kind.__name__.lower()
     try:
-        said: Said = read_exactly(open_envelope(content, _payload_type(kind), public), kind, f"the {what}")
+        return open_said(content, kind, public)
     except ReceiptError as error:
-        raise SolveError(f"the {what} of {who}: {error}") from None
-    return said
+        raise SolveError(f"the {kind.__name__.lower()} of {who}: {error}") from None
 
 
 def read_terms(content: bytes, coordinator: Ed25519PublicKey) -> Terms:
@@ -147,7 +139,3 @@ def read_numbers(content: bytes, digest: str, shape: tuple[int, int], dtype: str
     if digest_of(content) != digest:
         raise SolveError(f"the numbers of {who} are not those that were signed; have them sent again")
     return np.frombuffer(content, _NUMBERS[dtype]).reshape(shape).astype(dtype)
-
-
-def _payload_type(kind: type[msgspec.Struct]) -> str:
-    return f"application/vnd.recunlearn.solve-{kind.__name__.lower()}.v1+json"

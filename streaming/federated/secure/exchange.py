@@ -20,22 +20,22 @@ from ....engine.signing import SigningKey
 from ....models.sums import Sums
 from ..board import Board
 from ..message import digest_of
+from ..said import sign
 from . import party
 from .party import Identity, Memory
 from .tally import total_of
 from .terms import (
+    A,
     Confirmation,
     Masked,
     Opening,
     RoundError,
-    Said,
     Terms,
     digest_of_all,
     read_all,
     read_said,
     read_terms,
     require_enough,
-    sign,
 )
 
 _log = logging.getLogger(__name__)
@@ -230,7 +230,7 @@ def _remember(path: Path, memory: Memory) -> Memory:
 
 
 def _said_by_all(
-    board: Board, terms: Terms, kind: type[Said], is_sound: Callable[[Said], bool] = lambda _: True
+    board: Board, terms: Terms, kind: type[A], is_sound: Callable[[A], bool] = lambda _: True
 ) -> dict[str, bytes] | None:
     """Read what each silo said, once all have; what is not sound goes, and is waited for again."""
     paths = {

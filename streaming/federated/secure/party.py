@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ....engine.signing import SigningKey
 from ....models.sums import Sums
 from ..message import digest_of
+from ..said import name_of, sign
 from .masks import KEY_BYTES, pair_key, shift
 from .terms import (
     Confirmation,
@@ -25,10 +26,8 @@ from .terms import (
     RoundError,
     Terms,
     digest_of_all,
-    digest_of_terms,
     read_all,
     require_enough,
-    sign,
 )
 from .vector import write_vector
 
@@ -84,7 +83,7 @@ def enter(me: Identity, memory: Memory, terms: Terms) -> Memory:
     RoundError
         The round is over, its terms have changed, or somebody in it is not known here.
     """
-    digest = digest_of_terms(terms)
+    digest = name_of(terms)
     if (terms.round, digest) == (memory.round, memory.terms):
         return memory
     if terms.round <= memory.round:
@@ -173,7 +172,7 @@ def mask(
 
 
 def _require_round(me: Identity, memory: Memory, terms: Terms) -> None:
-    if memory.terms != digest_of_terms(terms):
+    if memory.terms != name_of(terms):
         raise RoundError(f"{me.name} is in another round than {terms.round}, or in one with other terms")
 
 

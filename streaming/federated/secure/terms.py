@@ -5,14 +5,15 @@ and, once it has seen that everybody's are there, the key of its own mask (:clas
 """
 
 from collections.abc import Mapping
-from typing import Final, Literal, TypeAlias, TypeVar
+from typing import ClassVar, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from ....engine.signing import ReceiptError, SigningKey, open_envelope, read_exactly, read_public_key
+from ....engine.signing import ReceiptError, read_public_key
 from ....models.sums import Statistic
 from ..message import FederationError, digest_of
+from ..said import Said, name_of, open_said
 
 FORMAT: Final = 1
 FEWEST: Final = 3
@@ -25,7 +26,11 @@ class RoundError(FederationError):
     """A round of secure sums cannot go on as it is: the message says why, and what to do."""
 
 
-class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _InRound(Said, frozen=True):
+    protocol: ClassVar[str] = "secure"
+
+
+class Terms(_InRound, frozen=True):
     """What a round is about; the coordinator's.
 
     Attributes
@@ -46,7 +51,7 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parties: dict[str, str]
 
 
-class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Opening(_InRound, frozen=True):
     """The X25519 public key of a silo for one round, and the digest of the round's terms."""
 
     terms: str
@@ -54,7 +59,7 @@ class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     public: bytes
 
 
-class Masked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Masked(_InRound, frozen=True):
     """What a silo signs of its masked sums: the digests of terms, of all openings, and of the numbers."""
 
     terms: str
@@ -63,7 +68,7 @@ class Masked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vector: str
 
 
-class Confirmation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Confirmation(_InRound, frozen=True):
     """The key of a silo's own mask, given for these masked sums of everybody and for no others."""
 
     terms: str
@@ -72,27 +77,12 @@ class Confirmation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: bytes
 
 
-Said = TypeVar("Said", Opening, Masked, Confirmation)
-
-
-def payload_type(kind: type[msgspec.Struct]) -> str:
-    """Name the type of an envelope."""
-    return f"application/vnd.recunlearn.secure-{kind.__name__.lower()}.v1+json"
-
-
-def digest_of_terms(terms: Terms) -> str:
-    """Name the terms: hex SHA-256."""
-    return digest_of(msgspec.json.encode(terms))
+A = TypeVar("A", Opening, Masked, Confirmation)
 
 
 def digest_of_all(said: Mapping[str, Opening] | Mapping[str, Masked]) -> str:
     """Name what everybody said, in the order of names: hex SHA-256."""
     return digest_of(msgspec.json.encode([said[name] for name in sorted(said)]))
-
-
-def sign(said: Terms | Opening | Masked | Confirmation, key: SigningKey) -> bytes:
-    """Sign what is said: the JSON of its DSSE envelope."""
-    return key.envelope(msgspec.json.encode(said), payload_type(type(said)))
 
 
 def read_terms(content: bytes, coordinator: Ed25519PublicKey) -> Terms:
@@ -104,9 +94,7 @@ def read_terms(content: bytes, coordinator: Ed25519PublicKey) -> Terms:
         It is not signed by the coordinator, of another format, or for fewer than three silos.
     """
     try:
-        terms: Terms = read_exactly(
-            open_envelope(content, payload_type(Terms), coordinator), Terms, "the terms"
-        )
+        terms = open_said(content, Terms, coordinator)
     except ReceiptError as error:
         raise RoundError(f"the terms of the round: {error}; is this your coordinator?") from None
     if terms.format != FORMAT:
@@ -130,7 +118,7 @@ def require_enough(terms: Terms) -> None:
         )
 
 
-def read_all(terms: Terms, kind: type[Said], envelopes: Mapping[str, bytes]) -> dict[str, Said]:
+def read_all(terms: Terms, kind: type[A], envelopes: Mapping[str, bytes]) -> dict[str, A]:
     """Read what each silo of a round said, checked against the keys in the terms.
 
     Raises
@@ -147,7 +135,7 @@ def read_all(terms: Terms, kind: type[Said], envelopes: Mapping[str, bytes]) -> 
     return {party: read_said(terms, kind, party, envelopes[party]) for party in sorted(terms.parties)}
 
 
-def read_said(terms: Terms, kind: type[Said], party: str, envelope: bytes) -> Said:
+def read_said(terms: Terms, kind: type[A], party: str, envelope: bytes) -> A:
     """Read what a silo said in a round.
 
     Raises
@@ -157,11 +145,9 @@ def read_said(terms: Terms, kind: type[Said], party: str, envelope: bytes) -> Sa
     """
     what = kind.__name__.lower()
     try:
-        public = read_public_key(terms.parties[party].encode())
-        payload = open_envelope(envelope, payload_type(kind), public)
-        said: Said = read_exactly(payload, kind, f"the {what}")
+        said = open_said(envelope, kind, read_public_key(terms.parties[party].encode()))
     except ReceiptError as error:
         raise RoundError(f"the {what} of silo {party}: {error}; have it sent again") from None
-    if (said.terms, said.party) != (digest_of_terms(terms), party):
+    if (said.terms, said.party) != (name_of(terms), party):
         raise RoundError(f"the {what} of silo {party} is of {said.party} or of another round")
     return said
