@@ -225,7 +225,8 @@ class Engine(Closable):
             raise
         forgot = time.perf_counter()
         if next_version is not None:
-            self._publish(version, removal, renamed, *next_version)
+            digest = self._apart(self._write, version, removal, renamed, *next_version)
+            self._publish(version, digest, *next_version)
         self.ledger.publish_cycle(cycle, cycle_record(self.manifest, self._digest))
         published = time.perf_counter()
         erased = self._finish()
@@ -281,14 +282,12 @@ class Engine(Closable):
     def _publish(
         self,
         version: int,
-        removal: Removal,
-        renamed: pl.DataFrame,
+        digest: str,
         models: dict[str, ForgettableModel],
         users: pl.Series,
         items: pl.Series,
     ) -> None:
-        """Write the next version beside the published one and flip CURRENT to it."""
-        digest = self._apart(self._write, version, removal, renamed, models, users, items)
+        """Flip CURRENT to a version that is written."""
         manifest = read_manifest(self.paths, version, digest)
         set_current(self.paths, version, digest)
         self.manifest, self._digest = manifest, digest
@@ -304,7 +303,7 @@ class Engine(Closable):
         users: pl.Series,
         items: pl.Series,
     ) -> str:
-        """Write the next version, durably; returns the digest of its manifest."""
+        """Write the next version beside the published one, durably; returns the digest of its manifest."""
         old = Store(self.manifest.interactions, self.manifest.partitions)
         store = rewrite_store(self.paths, old, version, removal.user_ids, removal.pair_ids, renamed)
         return write_version(
