@@ -2,8 +2,8 @@
 
 import asyncio
 import gc
+import importlib.util
 import itertools
-import os
 import re
 import subprocess
 import sys
@@ -28,12 +28,14 @@ from recunlearn.engine.version import Store, set_current, write_version
 from recunlearn.eval.generate import social_interactions
 from recunlearn.models import CanonicalMF, ForgettableALS, ShardedMF, SpectralMF
 
-try:
-    import faiss  # noqa: F401
-except ImportError:
-    if os.environ.get("CI") == "true":
-        raise
-    pytest.skip("faiss is not installed: pip install 'recunlearn[ann]'", allow_module_level=True)
+from .real import need
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _faiss():
+    """Find what the index is made with."""
+    installed = importlib.util.find_spec("faiss") is not None
+    need(None if installed else "faiss is not installed: pip install 'recunlearn[ann]'")
 
 
 @pytest.fixture(scope="module")
