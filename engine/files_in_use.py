@@ -15,7 +15,7 @@ class FilesInUse(Closable):
     """Keeps the files of a version open, so that nobody who lets go of it waits for the disk.
 
     A file that was removed is given back when the last mapping and the last descriptor of it go. For the
-    20 MB of a version that took 34 ms, and whoever drops the last array on a mapping holds the interpreter's
+    20 MB of a version that took 29 ms, and whoever drops the last array on a mapping holds the interpreter's
     lock meanwhile: no thread of the process answers. Closing a descriptor does not hold it.
 
     Notes
