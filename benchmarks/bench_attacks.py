@@ -17,7 +17,7 @@ from recunlearn.eval.attacks import ATTACKS, AttackResult, Scene, Served, served
 from recunlearn.eval.attacks.outcome import mean_interval
 from recunlearn.models import EASE, ItemKNN, SpectralMF
 from recunlearn.models.base import ForgettableModel
-from turns import generated, read_lines, write
+from turns import add_data, data_of, write
 
 MODELS: dict[str, Callable[..., ForgettableModel]] = {
     "SpectralMF": SpectralMF,
@@ -32,16 +32,14 @@ BATCHES = {1: 20, 10: 5, 100: 1}
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, help="lines of: user item item ...")
-    source.add_argument("--generate", type=int, nargs=3, metavar=("USERS", "ITEMS", "INTERACTIONS"))
+    add_data(parser)
     parser.add_argument("--forget", type=int, default=100, help="people who leave; one version is attacked")
     parser.add_argument("--model", action="append", choices=list(MODELS), help="repeats; all by default")
     parser.add_argument("--attack", action="append", choices=list(ATTACKS), help="repeats; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    data = read_lines(arguments.data) if arguments.data else generated(*arguments.generate)
+    data = data_of(arguments)
     print(f"{data.shape[0]:,} x {data.shape[1]:,}, {data.nnz:,} interactions")
     measured = {
         name: measure(MODELS[name], data, arguments.forget, arguments.seed, arguments.attack or list(ATTACKS))

@@ -75,9 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, help="lines of: user item item ...")
-    source.add_argument("--generate", type=int, nargs=3, metavar=("USERS", "ITEMS", "INTERACTIONS"))
+    turns.add_data(parser)
     parser.add_argument("--alpha", type=float, default=3.0)
     parser.add_argument("--regularization", type=float, default=75.0)
     parser.add_argument("--max-factors", type=int, default=256)
@@ -89,7 +87,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.cpu:
         turns.count_cpu_seconds()
-    x = turns.read_lines(arguments.data) if arguments.data else turns.generated(*arguments.generate)
+    x = turns.data_of(arguments)
 
     def unfitted() -> CanonicalMF:
         return CanonicalMF(arguments.regularization, arguments.alpha, max_factors=arguments.max_factors)

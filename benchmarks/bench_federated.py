@@ -17,7 +17,6 @@ import scipy.sparse as sp
 from recunlearn.engine.state import StatePaths
 from recunlearn.eval.attacks.peeling import Profile, gram_of_inverse, peel
 from recunlearn.models import EASE, MODELS
-from recunlearn.models.base import canonical_interactions
 from recunlearn.models.summed import SUMMED, statistic_of
 from recunlearn.models.sums import Statistic, sums_of
 from recunlearn.streaming.federated.coordinator import Coordinator
@@ -25,7 +24,7 @@ from recunlearn.streaming.federated.coordinator_state import found_federation
 from recunlearn.streaming.federated.message import write_arrow
 from recunlearn.streaming.federated.publication import read_version
 from recunlearn.streaming.federated.silo import Silo, ask, join
-from turns import generated, read_lines, write
+from turns import add_data, data_of, write
 
 DELETED = 100
 BATCHES = (1, 10, 100, 1000)
@@ -35,18 +34,14 @@ DRAWS = 20
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, help="lines of: user item item ...")
-    source.add_argument("--generate", type=int, nargs=3, metavar=("USERS", "ITEMS", "INTERACTIONS"))
+    add_data(parser)
     parser.add_argument("--silos", type=int, nargs="+", default=[3, 50])
     parser.add_argument("--model", action="append", choices=SUMMED, help="repeats")
     parser.add_argument("--no-federation", action="store_true", help="only the attack")
     parser.add_argument("--no-attack", action="store_true", help="only the federation")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    data = canonical_interactions(
-        read_lines(arguments.data) if arguments.data else generated(*arguments.generate)
-    )
+    data = data_of(arguments)
     data = data[np.flatnonzero(np.diff(data.indptr))]
     print(f"{data.shape[0]:,} x {data.shape[1]:,}, {data.nnz:,} interactions")
     found: dict[str, Any] = {}

@@ -19,10 +19,9 @@ import scipy.sparse as sp
 from bench_federated import Run
 from recunlearn.eval.battery.ranking import ndcg, top_items
 from recunlearn.eval.federated_mf import Factors, Recipe, Silos, Traffic, erase, train, users_of
-from recunlearn.models.base import canonical_interactions
 from recunlearn.models.score_distance import score_distance
 from recunlearn.streaming.federated.silo import Silo
-from turns import generated, read_lines, write
+from turns import add_data, data_of, read_lines, write
 
 LEAVING = 0
 """The silo that leaves, and from which a user does."""
@@ -32,9 +31,7 @@ OURS = ("item_knn", "spectral_mf")
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, help="lines of: user item item ...")
-    source.add_argument("--generate", type=int, nargs=3, metavar=("USERS", "ITEMS", "INTERACTIONS"))
+    add_data(parser)
     parser.add_argument("--test", type=Path, help="lines as in --data: what users took later")
     parser.add_argument("--silos", type=int, nargs="+", default=[3, 50])
     parser.add_argument("--factors", type=int, default=Recipe.factors)
@@ -42,9 +39,7 @@ def main() -> None:
     parser.add_argument("--no-ours", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    data = canonical_interactions(
-        read_lines(arguments.data) if arguments.data else generated(*arguments.generate)
-    )
+    data = data_of(arguments)
     data.data[:] = 1.0
     later = None if arguments.test is None else read_lines(arguments.test)
     shape = tuple(np.max([part.shape for part in (data, later) if part is not None], axis=0))

@@ -142,9 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, help="lines of: user item item ...")
-    source.add_argument("--generate", type=int, nargs=3, metavar=("USERS", "ITEMS", "INTERACTIONS"))
+    turns.add_data(parser)
     parser.add_argument("--models", nargs="+", default=["ease", "item_knn"], choices=["ease", "item_knn"])
     parser.add_argument("--weightings", nargs="+", default=["cosine", "tfidf", "bm25"])
     parser.add_argument("--repeats", type=int, default=7)
@@ -154,7 +152,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.cpu:
         turns.count_cpu_seconds()
-    x = turns.read_lines(options.data) if options.data else turns.generated(*options.generate)
+    x = turns.data_of(options)
     users = np.random.default_rng(0).permutation(np.flatnonzero(np.diff(x.indptr) > 1))
     figures: list[Figure] = []
     sizes: dict[str, list[dict[str, float]]] = {}

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from recunlearn.engine.signing import SigningKey, public_pem, read_public_key
-from recunlearn.models.base import canonical_interactions
 from recunlearn.models.summed import Published, published_from_sums, statistic_of
 from recunlearn.models.sums import merge, sums_of
 from recunlearn.streaming.federated.board import Board
@@ -26,7 +25,7 @@ from recunlearn.streaming.federated.message import write_arrow
 from recunlearn.streaming.federated.rounds.silo import Member, take_part
 from recunlearn.streaming.federated.rounds.solve import Solve
 from recunlearn.streaming.federated.rounds.terms import FORMAT, Terms
-from turns import generated, read_lines, write
+from turns import add_data, data_of, write
 
 DELETED = 100
 
@@ -34,17 +33,13 @@ DELETED = 100
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, help="lines of: user item item ...")
-    source.add_argument("--generate", type=int, nargs=3, metavar=("USERS", "ITEMS", "INTERACTIONS"))
+    add_data(parser)
     parser.add_argument("--silos", type=int, default=3)
     parser.add_argument("--factors", type=int, default=128)
     parser.add_argument("--no-sums", action="store_true", help="for more items than n^2 allows")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    data = canonical_interactions(
-        read_lines(arguments.data) if arguments.data else generated(*arguments.generate)
-    )
+    data = data_of(arguments)
     draw = np.random.default_rng(arguments.silos)
     home = draw.integers(arguments.silos, size=data.shape[0])
     stay = np.setdiff1d(np.arange(data.shape[0]), draw.choice(data.shape[0], DELETED, replace=False))

@@ -23,13 +23,12 @@ from bench_cluster import run_of
 from recunlearn.engine.cluster.map_reduce import serial
 from recunlearn.engine.cluster.partitions import Partitions, partition_by_user, sum_partitions, sums_of_users
 from recunlearn.models import EASE, ItemKNN, SpectralMF
-from recunlearn.models.base import canonical_interactions
 from recunlearn.models.rounds import Margins, RowProducts, published_by_rounds
 from recunlearn.models.score_distance import score_distance
 from recunlearn.models.summed import Published, model_at_home, published_from_sums, statistic_of
 from recunlearn.models.sums import Statistic, Sums, merge, sums_of
 from recunlearn.streaming.federated.message import read_arrow, write_arrow
-from turns import generated, read_lines, write
+from turns import add_data, data_of, write
 
 DELETED = 100
 MODELS = ("ease", "spectral_mf")
@@ -42,9 +41,7 @@ Both = tuple[Sums, Sums]
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, help="lines of: user item item ...")
-    source.add_argument("--generate", type=int, nargs=3, metavar=("USERS", "ITEMS", "INTERACTIONS"))
+    add_data(parser)
     parser.add_argument("--silos", type=int, nargs="*", default=[3, 50])
     parser.add_argument("--partitions", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument(
@@ -53,9 +50,7 @@ def main() -> None:
     parser.add_argument("--no-spark", action="store_true", help="partitions one after the other instead")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    data = canonical_interactions(
-        read_lines(arguments.data) if arguments.data else generated(*arguments.generate)
-    )
+    data = data_of(arguments)
     data = data[np.flatnonzero(np.diff(data.indptr))]
     gone = np.sort(np.random.default_rng(1).choice(data.shape[0], DELETED, replace=False))
     left = data[np.setdiff1d(np.arange(data.shape[0]), gone)]

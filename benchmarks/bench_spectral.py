@@ -117,9 +117,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, help="lines of: user item item ...")
-    source.add_argument("--generate", type=int, nargs=3, metavar=("USERS", "ITEMS", "INTERACTIONS"))
+    turns.add_data(parser)
     parser.add_argument("--factors", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--truth", action="store_true")
@@ -133,7 +131,7 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     """Measure, print, write."""
     options = parsed()
-    x = turns.read_lines(options.data) if options.data else turns.generated(*options.generate)
+    x = turns.data_of(options)
     if options.only:
         only(x, options.only, options.factors)
         return

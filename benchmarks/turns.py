@@ -1,5 +1,6 @@
 """What the benchmarks share: times taken in turns with a peer's, the data, the peer, the machine."""
 
+import argparse
 import json
 import platform
 import time
@@ -54,6 +55,18 @@ def seconds(call: Callable[[], object]) -> float:
     start = clock()
     call()
     return clock() - start
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Let a benchmark be told its data: a file, or the sizes of what is generated."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", type=Path, help="lines of: user item item ...")
+    source.add_argument("--generate", type=int, nargs=3, metavar=("USERS", "ITEMS", "INTERACTIONS"))
+
+
+def data_of(arguments: argparse.Namespace) -> sp.csr_matrix:
+    """Read or generate what :func:`add_data` was told."""
+    return read_lines(arguments.data) if arguments.data else generated(*arguments.generate)
 
 
 def read_lines(path: Path) -> sp.csr_matrix:
