@@ -458,8 +458,8 @@ class SnapshotReader(Closable):
             self._failed, self._retry_at = seen, time.monotonic() + _RETRY_SECONDS
             self.error = error.with_traceback(None)  # its frames would hold what was read of the version
             return
+        self._seen, self.error = seen, None  # before it shows: who sees it sees no old error beside it
         if snapshot.version != self._snapshot.version:
-            self.swaps += 1  # before it shows
+            self.swaps += 1
             self._snapshot = snapshot
             self._files.close_unused()  # of the old one, unless somebody has it still
-        self._seen, self.error = seen, None

@@ -51,6 +51,11 @@ def held(root):
     return len(descriptors), sorted(line.split()[5] for line in maps if str(root) in line)
 
 
+def mapped(root):
+    """Name the versions below ``root`` that this process maps."""
+    return {Path(name).relative_to(root).parts[0] for name in held(root)[1]}
+
+
 @needs_inotify
 def test_a_new_version_is_followed_at_the_kernels_word(state):
     """A reader that would look again in an hour has each of 20 versions in a second, half in .1 s."""
@@ -152,8 +157,8 @@ def test_threads_read_while_a_hundred_versions_swap_and_nothing_piles_up(state):
             thread.join()
         assert (wrong, reader.swaps, reader.error) == ([], 100, None)
         assert len(seen) > 50
+        until(lambda: held(state.paths.versions)[0] == descriptors)  # closed by the thread that follows
         _, maps_now = held(state.paths.versions)
-        until(lambda: held(state.paths.versions)[0] == descriptors)  # files are closed at the next look
         assert [name.replace("000101", "000001") for name in maps_now] == maps
 
 
@@ -165,14 +170,11 @@ def test_an_old_version_is_let_go_when_its_last_snapshot_is(state):
             state.publish(version)
             until(lambda version=version: reader.current().version == version)
         assert snap.recommend(7)[1].tolist() == [1.0] * ITEMS
-        versions = {
-            Path(name).relative_to(state.paths.versions).parts[0] for name in held(state.paths.versions)[1]
-        }
-        assert versions == {"000001", "000003"}
+        until(lambda: mapped(state.paths.versions) == {"000001", "000003"})  # by the thread that follows
         gc.disable()
         try:
             del snap
-            assert not [name for name in held(state.paths.versions)[1] if "000001" in name]
+            assert mapped(state.paths.versions) == {"000003"}
         finally:
             gc.enable()
 
