@@ -5,19 +5,22 @@ import logging
 import re
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from recunlearn.commands.logs import JsonLines
-from recunlearn.engine.engine import Engine
+from recunlearn.engine.engine import CycleReport, Engine
 from recunlearn.engine.fitting import fit
 from recunlearn.streaming.health import HealthServer
 from recunlearn.streaming.journal import Journal, append
-from recunlearn.streaming.metrics import WorkerMetrics
+from recunlearn.streaming.metrics import _ERASED, _FENCED, WorkerMetrics
+from recunlearn.streaming.source import Record
 from recunlearn.streaming.worker import Worker
 
 from .popularity import interactions
@@ -68,6 +71,28 @@ def test_the_figures_of_a_run_add_up(state):
         assert found["recunlearn_batch_seconds_count", phase] == 1
     assert found["recunlearn_batch_at_hand",] == 0
     assert ("recunlearn_lag_records", "journal") in found
+
+
+def test_a_portion_at_once_counts_as_the_library_counts_one_by_one(monkeypatch):
+    """Buckets, counts and sums: of ages between, on and beyond the bounds, below zero, none, and unknown."""
+    monkeypatch.setattr(time, "time", lambda: 1e6)
+    ages = [*np.random.default_rng(0).lognormal(0, 4, 500).round(3), 0.0, 0.25, 5.0, 3600.0, 1e7, -3.0]
+    metrics, library = WorkerMetrics(lambda: STATUS), CollectorRegistry()
+    fenced = Histogram("recunlearn_to_fenced_seconds", "", buckets=_FENCED, registry=library)
+    erased = Histogram("recunlearn_to_erased_seconds", "", buckets=_ERASED, registry=library)
+    stamps = [round((1e6 - age) * 1000) for age in ages]
+    records = [Record("users-0", at, b"{}", timestamp_ms=stamp) for at, stamp in enumerate([*stamps, None])]
+    for portion in (records[:300], [], records[300:]):
+        metrics.took_in(portion, 0, 0)
+    for done in (ages, []):
+        metrics.ended(CycleReport(version=1, erased=0, failed=0), done)
+    for age, stamp in zip(ages, stamps, strict=True):
+        fenced.observe(max(0.0, 1e6 - stamp / 1000))
+        erased.observe(age)
+    found = readings(metrics.registry)
+    for name, value in readings(library).items():
+        assert found[name] == (pytest.approx(value, rel=1e-12) if name[0].endswith("_sum") else value), name
+    assert found["recunlearn_to_fenced_seconds_count",] == len(ages)
 
 
 def test_what_is_scraped_is_the_status_of_that_moment():
