@@ -8,7 +8,7 @@ version alone.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self, TypeAlias
@@ -108,9 +108,10 @@ class Delivery(Closable):
         return lambda: None if store_settings(paths) else []
 
     def close(self) -> None:
-        """Close the connections."""
-        for target in self._targets:
-            target.store.close()
+        """Close the connections; all, whatever one raises."""
+        with ExitStack() as held:
+            for target in self._targets:
+                held.callback(target.store.close)
 
     def _has_all(self) -> bool:
         _, digest = read_current(self._paths)

@@ -333,11 +333,10 @@ class Engine(Closable):
         return self._executor.submit(call, *arguments, **named).result()
 
     def close(self) -> None:
-        """Release the stores, the ledger and the writer's lock."""
-        self.delivery.close()
-        self.ledger.close()
-        self._lock.close()
-        self._readers.close()
+        """Release the stores, the ledger and the writer's lock, in this order; all, whatever one raises."""
+        with ExitStack() as held:
+            for one in (self._readers, self._lock, self.ledger, self.delivery):
+                held.callback(one.close)
 
 
 def open_receipts(paths: StatePaths, ledger: Ledger) -> ReceiptLog | None:

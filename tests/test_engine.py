@@ -3,12 +3,15 @@
 import itertools
 import os
 
+import apsw
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recunlearn.engine.delivery import Delivery, _Target
 from recunlearn.engine.engine import Engine
+from recunlearn.engine.exporters.protocol import StoreSettings
 from recunlearn.engine.fitting import fit
 from recunlearn.engine.interactions import read_store
 from recunlearn.engine.ledger import Received
@@ -213,6 +216,30 @@ def test_two_writers_are_refused_and_told_who_holds_the_lock(state):
         with pytest.raises(StateInUseError):
             fit(state, None)
     Engine.open(state).close()
+
+
+def test_a_store_that_cannot_be_closed_keeps_nothing_else_open(state):
+    """Every other store, the ledger and the lock are closed all the same, and its error is raised."""
+    closed = []
+
+    class Store:
+        def __init__(self, name):
+            self.name = name
+
+        def close(self):
+            closed.append(self.name)
+            raise OSError(f"{self.name} hangs up")
+
+    engine = Engine.open(state)
+    targets = [_Target(StoreSettings(name, "any", "any://"), Store(name)) for name in ("web", "db")]
+    engine.delivery = Delivery(engine.paths, targets)
+    with pytest.raises(OSError, match="hangs up"), engine:
+        pass
+    assert sorted(closed) == ["db", "web"]
+    with pytest.raises(apsw.ConnectionClosedError):
+        engine.ledger.pending()
+    with Engine.open(state) as again:  # the lock is free
+        assert again.pending() == []
 
 
 def test_a_state_of_another_layout_is_refused(state):
