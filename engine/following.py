@@ -31,14 +31,20 @@ class FolderWatch(Closable):
 
     Notes
     -----
-    Two file descriptors. A folder that another one of its name replaced is watched from the next wait on.
-    Not for use across a fork: the descriptors are shared with the parent then.
+    Three file descriptors, one less without inotify. A folder that another one of its name replaced is
+    watched from the next wait on. Not for use across a fork: the descriptors are shared with the parent then.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = os.fsencode(folder)
-        self._lock = threading.Lock()
-        self._bell: int | None = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._lock = (
+            threading.RLock()
+        )  # the collector may wake it in the middle of either, on the same thread
+        self._bell: int | None
+        self._rope: int | None
+        self._bell, self._rope = os.pipe()  # an eventfd would be one descriptor, where there is one
+        for descriptor in (self._bell, self._rope):
+            os.set_blocking(descriptor, False)
         self._inotify = _open_inotify()
         self.told = self._watch_again()
 
@@ -58,19 +64,21 @@ class FolderWatch(Closable):
                 poller.register(descriptor, select.POLLIN)
         for descriptor, _ in poller.poll(seconds * 1000):
             with contextlib.suppress(BlockingIOError):
-                os.read(descriptor, _EVENTS_AT_ONCE if descriptor == self._inotify else 8)
+                os.read(descriptor, _EVENTS_AT_ONCE)
         self._watch_again()  # what changes from here on is told, what changed before is looked at now
 
     def wake(self) -> None:
         """End the present wait, or the next one; from any thread, also after :meth:`close`."""
         with self._lock:
-            if self._bell is not None:
-                os.eventfd_write(self._bell, 1)
+            if self._rope is not None:
+                with contextlib.suppress(BlockingIOError):  # full: it rings already
+                    os.write(self._rope, b".")
 
     def close(self) -> None:
         """Release the descriptors."""
         with self._lock:
-            descriptors, self._bell, self._inotify = (self._bell, self._inotify), None, None
+            descriptors = (self._bell, self._rope, self._inotify)
+            self._bell = self._rope = self._inotify = None
         for descriptor in descriptors:
             if descriptor is not None:
                 os.close(descriptor)

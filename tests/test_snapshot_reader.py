@@ -15,7 +15,7 @@ import pytest
 from recunlearn import SnapshotReader
 from recunlearn.engine import following, snapshot
 from recunlearn.engine.arrow_array import read_column, write_frame
-from recunlearn.engine.following import FolderWatch
+from recunlearn.engine.following import UNPROMPTED_SECONDS, FolderWatch
 from recunlearn.engine.snapshot import UnknownUserError
 from recunlearn.engine.state import StateError
 from recunlearn.engine.version import set_current
@@ -24,7 +24,7 @@ from recunlearn.models import MODELS
 from .marked_state import ITEMS, Marked, MarkedState
 
 HOUR = 3600.0
-needs_inotify = pytest.mark.skipif(not hasattr(os, "eventfd"), reason="inotify is Linux's")
+needs_inotify = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
 
 
 @pytest.fixture
@@ -129,6 +129,30 @@ def test_a_watch_can_be_woken_and_closed_at_any_time(tmp_path):
     watch.close()
     watch.wake()
     watch.close()
+
+
+def test_a_watch_that_nobody_waits_for_can_be_woken_for_ever(tmp_path):
+    """Wakes beyond what a pipe holds block nobody, and the next wait ends at once."""
+    with FolderWatch(tmp_path) as watch:
+        for _ in range((1 << 16) + 1):
+            watch.wake()
+        started = time.monotonic()
+        watch.wait(HOUR)
+        assert time.monotonic() - started < UNPROMPTED_SECONDS
+
+
+def test_a_system_without_inotify_and_eventfd_is_looked_at(state, monkeypatch):
+    """Where neither is there, as outside Linux, a reader opens, follows by looking, and closes at once."""
+    monkeypatch.delattr(os, "eventfd", raising=False)
+    monkeypatch.setattr(following.ctypes, "CDLL", lambda _: object())
+    with FolderWatch(state.paths.root) as watch:
+        assert not watch.told
+    reader = SnapshotReader(state.root, poll_seconds=0.005)
+    state.publish(2)
+    until(lambda: reader.current().version == 2)
+    reader.close()
+    with SnapshotReader(state.root, poll_seconds=HOUR) as another:  # its close wakes it
+        assert another.current().version == 2
 
 
 def test_threads_read_while_a_hundred_versions_swap_and_nothing_piles_up(state):
