@@ -21,9 +21,10 @@ from recunlearn.models.summed import SUMMED, statistic_of
 from recunlearn.models.sums import Statistic, sums_of
 from recunlearn.streaming.federated.coordinator import Coordinator
 from recunlearn.streaming.federated.coordinator_state import found_federation
-from recunlearn.streaming.federated.message import write_arrow
 from recunlearn.streaming.federated.publication import read_version
-from recunlearn.streaming.federated.silo import Silo, ask, join
+from recunlearn.streaming.federated.silo import Silo, join
+from recunlearn.streaming.federated.silo_state import ask
+from recunlearn.streaming.federated.sums_file import write_arrow
 from turns import add_data, data_of, write
 
 DELETED = 100

@@ -21,10 +21,10 @@ from recunlearn.engine.signing import SigningKey, public_pem, read_public_key
 from recunlearn.models.summed import Published, published_from_sums, statistic_of
 from recunlearn.models.sums import merge, sums_of
 from recunlearn.streaming.federated.board import Board
-from recunlearn.streaming.federated.message import write_arrow
 from recunlearn.streaming.federated.rounds.silo import Member, take_part
 from recunlearn.streaming.federated.rounds.solve import Solve
 from recunlearn.streaming.federated.rounds.terms import FORMAT, Terms
+from recunlearn.streaming.federated.sums_file import write_arrow
 from turns import add_data, data_of, write
 
 DELETED = 100

@@ -27,7 +27,7 @@ from recunlearn.models.rounds import Margins, RowProducts, published_by_rounds
 from recunlearn.models.score_distance import score_distance
 from recunlearn.models.summed import Published, model_at_home, published_from_sums, statistic_of
 from recunlearn.models.sums import Statistic, Sums, merge, sums_of
-from recunlearn.streaming.federated.message import read_arrow, write_arrow
+from recunlearn.streaming.federated.sums_file import read_arrow, write_arrow
 from turns import add_data, data_of, write
 
 DELETED = 100

@@ -88,7 +88,7 @@ def forget(
     file: Annotated[Path | None, typer.Option(help="A file: a user id a line.")] = None,
 ) -> None:
     """Ask for users of this silo to be forgotten: they are out with the next batch."""
-    from ..streaming.federated.silo import ask
+    from ..streaming.federated.silo_state import ask
 
     users = list(user or [])
     if file is not None:

@@ -1,19 +1,30 @@
-"""Models that forget. The tuple below is the registry: a new model is one file and one row here."""
+"""Models that forget. Each public name is loaded when it is first used: what a model needs takes a second."""
 
-from .als import ForgettableALS
-from .base import Change, ForgettableModel, Proof
-from .canonical_mf import CanonicalMF
-from .ease import EASE
-from .item_knn import ItemKNN
-from .sharded import ShardedMF
-from .spectral_mf import SpectralMF
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-_REGISTERED: tuple[type[ForgettableModel], ...] = (SpectralMF, EASE, ItemKNN, CanonicalMF, ShardedMF)
+if TYPE_CHECKING:
+    from .als import ForgettableALS
+    from .base import Change, ForgettableModel, Proof
+    from .canonical_mf import CanonicalMF
+    from .ease import EASE
+    from .item_knn import ItemKNN
+    from .registry import MODELS
+    from .sharded import ShardedMF
+    from .spectral_mf import SpectralMF
 
-# ForgettableALS is not in it: nothing is proven of it, and the erasure cycle promises a proof.
-
-MODELS: dict[str, type[ForgettableModel]] = {model.name: model for model in _REGISTERED}
-"""Registry name -> class."""
+_FILES = {
+    "EASE": "ease",
+    "MODELS": "registry",
+    "CanonicalMF": "canonical_mf",
+    "Change": "base",
+    "ForgettableALS": "als",
+    "ForgettableModel": "base",
+    "ItemKNN": "item_knn",
+    "Proof": "base",
+    "ShardedMF": "sharded",
+    "SpectralMF": "spectral_mf",
+}
 
 __all__ = [
     "EASE",
@@ -27,3 +38,10 @@ __all__ = [
     "ShardedMF",
     "SpectralMF",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first asked for (PEP 562)."""
+    if name not in _FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_FILES[name]}", __name__), name)

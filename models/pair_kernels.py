@@ -6,9 +6,7 @@ import numba
 import numpy as np
 
 from .kernels import STRIPES, kernel, parallel_kernel
-
-COARSE_BITS = 24
-"""A unit of the coarse counter is 2^-24 of a contribution; of the fine one, 2^-38 of that."""
+from .sums_statistic import COARSE_BITS as COARSE_BITS
 
 _FINE_BITS = 38
 _FINE_UNITS = float(2**_FINE_BITS)

@@ -9,7 +9,7 @@ fit on all rows would have made. Everything is a whole number, or a whole number
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,51 +19,13 @@ from . import sums_kernels
 from .base import Interactions
 from .item_knn import weigh
 from .merging import merged
-from .statistics import COARSE_UNITS, CoOccurrence, IntArray, gram_is_exact
-
-Kind: TypeAlias = Literal["whole", "fractions", "tfidf", "bm25", "normalised"]
+from .statistics import CoOccurrence, IntArray, gram_is_exact
+from .sums_statistic import Kind as Kind
+from .sums_statistic import Statistic as Statistic
+from .sums_statistic import SumsError as SumsError
 
 LARGEST: Final = 2**61
 """No count, degree or sum on the diagonal reaches this; by Cauchy and Schwarz then no other sum does."""
-
-
-class SumsError(ValueError):
-    """Sums that cannot be: not of these rows, out of range, or of something else."""
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """What is summed: ``C = sum_u w_u w_u'`` over rows weighed by what each row alone decides.
-
-    Attributes
-    ----------
-    kind : the weights. "whole": the values, whole numbers (EASE, cosine). "fractions": the values in fixed
-        point (cosine). "tfidf", "bm25": as in ItemKNN, values of 1 for BM25. "normalised":
-        ``x_u / (sum x_u)^a`` (SpectralMF; its degrees are summed too).
-    n_items : columns; TF-IDF and BM25 weigh by it.
-    user_power : a, of "normalised".
-    binary : every value counts as 1.
-    """
-
-    kind: Kind
-    n_items: int
-    user_power: float = 0.0
-    binary: bool = False
-
-    @property
-    def unit(self) -> float:
-        """What a coarse unit is worth: 1.0, or 2^-24 with fine parts of 2^-38 of it."""
-        return 1.0 if self.kind == "whole" else 1.0 / COARSE_UNITS
-
-    @property
-    def has_fine(self) -> bool:
-        """Whether sums have parts of a unit."""
-        return self.kind != "whole"
-
-    @property
-    def has_degrees(self) -> bool:
-        """Whether the values of each item are summed too."""
-        return self.kind == "normalised"
 
 
 @dataclass(frozen=True, eq=False)

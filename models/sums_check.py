@@ -38,10 +38,10 @@ def read_sums(statistic: Statistic, users: int, arrays: Mapping[str, Any]) -> Su
     >>> sums = sums_of(sp.csr_matrix([[1.0, 1.0]]), gram)
     >>> read_sums(gram, 1, sums.arrays).same_as(sums)
     True
-    >>> read_sums(gram, 1, {**sums.arrays, "coarse": np.array([1, 9, 1])})
+    >>> read_sums(gram, 1, {**sums.arrays, "coarse": np.array([1, 9, 1])})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    recunlearn.models.sums.SumsError: items 0 and 1 have the sum 9: more than the squares of both allow
+    recunlearn.models.sums_statistic.SumsError: items 0 and 1 have the sum 9: more than ...
     """
     sums = Sums(statistic, _checked_users(users), **_checked_shapes(statistic, arrays))
     for what, values, below in (

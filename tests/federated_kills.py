@@ -22,7 +22,8 @@ from recunlearn.streaming.federated.coordinator import Coordinator
 from recunlearn.streaming.federated.coordinator_state import read_state
 from recunlearn.streaming.federated.message import FederationError
 from recunlearn.streaming.federated.secure.adding import ROUND_ASKED, ask_for_round
-from recunlearn.streaming.federated.silo import Silo, ask
+from recunlearn.streaming.federated.silo import Silo
+from recunlearn.streaming.federated.silo_state import ask
 from recunlearn.streaming.federated.silo_state import read_state as read_silo
 
 SILOS = ("north", "south", "east")
@@ -92,7 +93,7 @@ def report(folder, gone):
     from federation import ITEMS, same_published
     from recunlearn.models import ItemKNN
     from recunlearn.streaming.federated.publication import read_version
-    from recunlearn.streaming.federated.silo_state import matrix_of
+    from recunlearn.streaming.federated.silo_rows import matrix_of
 
     frames = [rows_of(users_of(name), k) for k, name in enumerate(SILOS)]
     left = pl.concat(frames).filter(~pl.col("user_id").is_in(gone))

@@ -13,7 +13,8 @@ from recunlearn.streaming.federated.coordinator import Coordinator
 from recunlearn.streaming.federated.coordinator_state import found_federation
 from recunlearn.streaming.federated.publication import read_version
 from recunlearn.streaming.federated.secure.adding import ask_for_round
-from recunlearn.streaming.federated.silo import Silo, ask, join
+from recunlearn.streaming.federated.silo import Silo, join
+from recunlearn.streaming.federated.silo_state import ask
 
 ITEMS = [f"item-{k}" for k in range(30)]
 

@@ -24,13 +24,12 @@ from recunlearn.streaming.federated.message import (
     digest_of,
     key_of,
     open_header,
-    read_arrow,
     seal,
-    write_arrow,
 )
-from recunlearn.streaming.federated.silo import Silo, ask, join
+from recunlearn.streaming.federated.silo import Silo, join
+from recunlearn.streaming.federated.silo_state import ask, write_state
 from recunlearn.streaming.federated.silo_state import read_state as read_silo
-from recunlearn.streaming.federated.silo_state import write_state
+from recunlearn.streaming.federated.sums_file import read_arrow, write_arrow
 from typer.testing import CliRunner
 
 from .federation import ITEMS, Federation, rows_of

@@ -21,7 +21,7 @@ import scipy.sparse as sp
 from recunlearn.engine.signing import SigningKey, public_pem
 from recunlearn.models.summed import statistic_of
 from recunlearn.models.sums import merge, sums_of
-from recunlearn.streaming.federated.message import read_arrow
+from recunlearn.streaming.federated.sums_file import read_arrow
 
 from .real import need
 

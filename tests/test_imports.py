@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 import recunlearn
+from recunlearn import models
+from recunlearn.engine.fitting import fit
+
+from .popularity import interactions
+from .test_cli import invoke
 
 ROOT = Path(recunlearn.__file__).parent
 HEAVY = (
@@ -45,6 +50,56 @@ def test_importing_the_package_imports_nothing_heavy():
     """`import recunlearn` loads none of the libraries that take time."""
     code = f"import sys, recunlearn; print([m for m in {HEAVY} if m in sys.modules])"
     assert _in_a_new_process(code) == "[]"
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Make a state, a coordinator and a silo, each with something to report."""
+    root = tmp_path_factory.mktemp("places")
+    fit(root / "state", interactions([("anna", "x"), ("bob", "x"), ("bob", "y")]), {"item_knn": {}})
+    (root / "items").write_text("x\ny\n")
+    invoke(
+        "coordinator", "init", "--state", root / "hub", "--board", root / "board", "--items", root / "items"
+    )
+    board, key = root / "board", root / "board" / "coordinator.pub"
+    (root / "rows.csv").write_text("user_id,item_id\nanna,x\nbob,y\n")
+    invoke(
+        "silo", "join", "--state", root / "silo", "--board", board, "--name", "north",
+        "--coordinator-key", key, "--data", root / "rows.csv",
+    )  # fmt: skip
+    return root
+
+
+@pytest.mark.parametrize(
+    ("command", "needed"),
+    [
+        ("--help", {"typer"}),
+        ("silo --help", {"typer"}),
+        ("silo status --state silo", {"typer"}),
+        ("silo forget --state silo --user anna", {"typer"}),
+        ("coordinator status --state hub", {"typer"}),
+        ("forget --state state --user anna", {"typer"}),
+        ("status --state state --json", {"typer", "numpy", "scipy", "polars"}),
+    ],
+)
+def test_a_command_that_only_looks_imports_nothing_that_computes(places, command, needed):
+    """No compiler, no model, no library of tables where nothing is computed: half a second of each start."""
+    code = (
+        f"import os, sys; from recunlearn.cli import main; os.chdir({str(places)!r})\n"
+        f"sys.argv = {['recunlearn', *command.split()]}\n"
+        f"try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        f"print(*(m for m in {HEAVY} if m in sys.modules))"
+    )
+    assert set(_in_a_new_process(code).splitlines()[-1].split()) <= needed
+
+
+def test_every_public_model_is_where_it_is_said_to_be():
+    """Each name of ``recunlearn.models`` loads what it names; another one is refused by its name."""
+    assert sorted(models._FILES) == sorted(models.__all__)
+    for name in models.__all__:
+        assert getattr(getattr(models, name), "__name__", "MODELS") == name
+    with pytest.raises(AttributeError, match="no attribute 'Oblivion'"):
+        models.__getattr__("Oblivion")
 
 
 def test_the_reader_is_public_and_named_by_the_package():

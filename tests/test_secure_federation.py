@@ -19,7 +19,7 @@ from recunlearn.streaming.federated.board import Board
 from recunlearn.streaming.federated.coordinator import Coordinator
 from recunlearn.streaming.federated.coordinator_state import read_state
 from recunlearn.streaming.federated.home import recommend
-from recunlearn.streaming.federated.message import FederationError, read_arrow, write_arrow
+from recunlearn.streaming.federated.message import FederationError
 from recunlearn.streaming.federated.publication import read_version
 from recunlearn.streaming.federated.said import open_said
 from recunlearn.streaming.federated.secure import exchange, sealing
@@ -28,8 +28,9 @@ from recunlearn.streaming.federated.secure.masks import stream
 from recunlearn.streaming.federated.secure.terms import Confirmation, RoundError
 from recunlearn.streaming.federated.secure.vector import write_vector
 from recunlearn.streaming.federated.silo import Silo
-from recunlearn.streaming.federated.silo_state import matrix_of
+from recunlearn.streaming.federated.silo_rows import matrix_of
 from recunlearn.streaming.federated.silo_state import read_state as read_silo
+from recunlearn.streaming.federated.sums_file import read_arrow, write_arrow
 from typer.testing import CliRunner
 
 from .federation import Federation, rows_of, same_published

@@ -15,7 +15,8 @@ from ...models.sums import LARGEST, Statistic, Sums, SumsError, merge
 from ...models.sums_check import read_sums
 from .board import Board
 from .coordinator_state import CoordinatorState
-from .message import FederationError, Header, digest_of, read_arrow, write_arrow
+from .message import FederationError, Header, digest_of
+from .sums_file import read_arrow, write_arrow
 
 SUMS: Final = "sums"
 """The directory, in the coordinator's own, of the files that its state names."""

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from ...engine import durable
 from ...engine.signing import ReceiptError, open_envelope, read_exactly
-from ...models.sums import Statistic
+from ...models.sums_statistic import Statistic
 from .message import FORMAT, FederationError, Kind, digest_of
 
 CHARTER_TYPE: Final = "application/vnd.recunlearn.federation-charter.v1+json"

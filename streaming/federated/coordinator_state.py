@@ -10,8 +10,7 @@ import msgspec
 from ...engine import durable
 from ...engine.signing import SigningKey
 from ...engine.state import StatePaths
-from ...models.summed import statistic_of
-from ...models.sums import Statistic
+from ...models.sums_statistic import Statistic
 from .message import FORMAT, FederationError, Header, read_form
 from .secure.terms import What
 
@@ -102,6 +101,8 @@ class CoordinatorState(msgspec.Struct):
     @property
     def statistic(self) -> Statistic:
         """What is summed."""
+        from ...models.summed import statistic_of
+
         return statistic_of(self.model, self.settings, len(self.items), fractions=self.fractions)
 
     def is_out_of_patience(self, times: int = 1) -> bool:
@@ -136,6 +137,8 @@ def found_federation(
     ValueError
         The model, with these settings, is not a function of sums.
     """
+    from ...models.summed import statistic_of
+
     paths = StatePaths(root)
     if (root / STATE).exists():
         raise FederationError(f"{root} has a coordinator already; use another directory")

@@ -10,7 +10,8 @@ from ...models.summed import model_at_home
 from .board import Board
 from .message import FederationError
 from .publication import read_version
-from .silo_state import SiloState, matrix_of, read_rows, read_state
+from .silo_rows import matrix_of, read_rows
+from .silo_state import SiloState, read_state
 
 
 def recommend(root: Path, user: str, n: int = 10) -> list[tuple[str, float]]:

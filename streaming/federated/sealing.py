@@ -12,8 +12,10 @@ from ...engine import durable
 from ...engine.signing import SigningKey
 from ...models.sums import Sums, sums_of
 from .board import Board, Charter
-from .message import FORMAT, Header, digest_of, key_of, round_key, seal, write_arrow
-from .silo_state import Outgoing, SiloState, matrix_of, read_rows
+from .message import FORMAT, Header, digest_of, key_of, round_key, seal
+from .silo_rows import matrix_of, read_rows
+from .silo_state import Outgoing, SiloState
+from .sums_file import write_arrow
 
 
 class Sealing(Protocol):

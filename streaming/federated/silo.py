@@ -5,7 +5,6 @@ that it sums up, and is a function of those: so it can be written again, the sam
 """
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,6 +21,7 @@ from .board import RECEIPT_TYPE, REFUSAL_TYPE, Board, Charter, Receipt, Refusal,
 from .message import FORMAT, FederationError, Kind, digest_of
 from .sealing import Letters, Sealing, answered_as
 from .secure.sealing import UnderMasks
+from .silo_rows import matrix_of, read_rows, write_rows
 from .silo_state import (
     DONE_KEPT,
     STATE,
@@ -29,10 +29,7 @@ from .silo_state import (
     Outgoing,
     Pending,
     SiloState,
-    matrix_of,
-    read_rows,
     read_state,
-    write_rows,
     write_state,
 )
 
@@ -96,19 +93,6 @@ def join(
     )  # fmt: skip
     write_state(root, state)
     return paths.receipt_public_key
-
-
-def ask(root: Path, users: Iterable[str]) -> int:
-    """Record durably that users are to be forgotten, for :meth:`Silo.step` to take up; how many.
-
-    Any process may ask, while another runs the silo.
-    """
-    read_state(root)
-    wanted = sorted(set(users))
-    if wanted:
-        name = f"{time.time_ns():020d}-{digest_of(msgspec.json.encode(wanted))[:16]}.json"
-        durable.replace(root / "requests" / name, msgspec.json.encode(wanted))
-    return len(wanted)
 
 
 class Silo(Closable):

@@ -1,17 +1,14 @@
-"""What a silo has committed to, in one file, and the rows that it keeps."""
+"""What a silo has committed to, in one file, and what it is asked meanwhile."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-import numpy as np
-import polars as pl
-import scipy.sparse as sp
 
 from ...engine import durable
-from ...models.base import Interactions, canonical_interactions
-from .message import FederationError, Kind, read_form
+from .message import FederationError, Kind, digest_of, read_form
 
 STATE: Final = "silo.json"
 
@@ -110,38 +107,14 @@ def read_state(root: Path) -> SiloState:
         raise FederationError(f"{root} has no silo; make one with: recunlearn silo join") from None
 
 
-def write_rows(path: Path, frame: pl.DataFrame) -> None:
-    """Write rows durably; a file that is there is what a crash left of the same."""
-    path.unlink(missing_ok=True)
-    durable.create(path, lambda file: frame.write_parquet(file))
-    durable.sync_directory(path.parent)
+def ask(root: Path, users: Iterable[str]) -> int:
+    """Record durably that users are to be forgotten, for :meth:`~.silo.Silo.step` to take up; how many.
 
-
-def read_rows(path: Path) -> pl.DataFrame:
-    """Read rows: ``user_id``, ``item_id`` (strings) and ``value``."""
-    return pl.read_parquet(path, memory_map=False)
-
-
-def matrix_of(frame: pl.DataFrame, items: Sequence[str]) -> Interactions:
-    """Put rows into a matrix with the columns of the catalogue, users ascending.
-
-    Raises
-    ------
-    FederationError
-        An item is not in the catalogue.
+    Any process may ask, while another runs the silo.
     """
-    known = pl.DataFrame(
-        {"item_id": items, "column": np.arange(len(items))}, schema_overrides={"item_id": pl.String}
-    )
-    placed: Any = frame.join(known, on="item_id", how="left", maintain_order="left")
-    missing = placed.filter(pl.col("column").is_null())["item_id"].unique().sort()
-    if missing.len():
-        raise FederationError(
-            f"{missing.len()} items are not in the catalogue, the first is {missing[0]!r}; have them added: "
-            "recunlearn coordinator extend"
-        )
-    users = placed["user_id"].unique().sort()
-    row = np.searchsorted(users.to_numpy(), placed["user_id"].to_numpy())
-    triples = (placed["value"].to_numpy(), (row, placed["column"].to_numpy()))
-    matrix = sp.csr_matrix(triples, shape=(users.len(), len(items)), dtype=np.float64)
-    return canonical_interactions(matrix)
+    read_state(root)
+    wanted = sorted(set(users))
+    if wanted:
+        name = f"{time.time_ns():020d}-{digest_of(msgspec.json.encode(wanted))[:16]}.json"
+        durable.replace(root / "requests" / name, msgspec.json.encode(wanted))
+    return len(wanted)

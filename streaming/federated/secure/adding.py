@@ -16,7 +16,8 @@ from ....models.sums_check import read_sums
 from ..adding import SUMS, read_kept, remove_others
 from ..board import Board
 from ..coordinator_state import CoordinatorState, Rounds, Taken, write_state
-from ..message import FORMAT, FederationError, Header, digest_of, round_key, write_arrow
+from ..message import FORMAT, FederationError, Header, digest_of, round_key
+from ..sums_file import write_arrow
 from . import exchange
 from .terms import FEWEST, Masked, Terms, What, read_all
 from .terms import FORMAT as TERMS_FORMAT

@@ -11,7 +11,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from ....engine.signing import ReceiptError, read_public_key
-from ....models.sums import Statistic
+from ....models.sums_statistic import Statistic
 from ..message import FederationError, digest_of
 from ..said import Said, name_of, open_said
 

@@ -9,9 +9,9 @@ from flwr.serverapp import Grid, ServerApp
 from recunlearn.engine.signing import SigningKey
 from recunlearn.models.sums import Statistic
 from recunlearn.streaming.federated.board import Board
-from recunlearn.streaming.federated.message import write_arrow
 from recunlearn.streaming.federated.secure.flower import add_up
 from recunlearn.streaming.federated.secure.terms import Terms
+from recunlearn.streaming.federated.sums_file import write_arrow
 
 app = ServerApp()
 
