@@ -46,6 +46,12 @@ class Margins:
     degrees: IntArray
     longest: int
 
+    @classmethod
+    def nothing(cls, statistic: Statistic) -> "Margins":
+        """Return the margins of no rows."""
+        none = np.zeros(statistic.n_items, np.int64)
+        return cls(statistic, 0, none, none, 0)
+
     def add(self, other: "Margins") -> "Margins":
         """Return the margins of both sets of rows; products of both are added, hence one link more.
 
@@ -158,8 +164,8 @@ def require_product(block: FloatMatrix, product: FloatMatrix) -> None:
     Raises
     ------
     SumsError
-        Y has another form, a number that is none, or ``V'Y`` is not symmetric and positive semidefinite
-        up to rounding.
+        Y has another form, a number that is none or too large, or ``V'Y`` is not symmetric and positive
+        semidefinite up to rounding.
 
     Notes
     -----
@@ -169,8 +175,11 @@ def require_product(block: FloatMatrix, product: FloatMatrix) -> None:
         raise SumsError(f"{product.dtype} {product.shape} is no answer to {block.dtype} {block.shape}")
     if not np.isfinite(product).all():
         raise SumsError("the product has a number that is not finite")
-    inner = np.asarray(block.T @ product, dtype=np.float64)
-    lengths = np.outer(*(np.linalg.norm(part, axis=0).astype(np.float64) for part in (block, product)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        inner = np.asarray(block.T @ product, dtype=np.float64)
+        lengths = np.outer(*(np.linalg.norm(part.astype(np.float64), axis=0) for part in (block, product)))
+    if not (np.isfinite(inner).all() and np.isfinite(lengths).all()):
+        raise SumsError("the product is too large to be added up")
     slack = _SLACK[block.dtype.name] * (lengths + lengths.T)
     if np.any(np.abs(inner - inner.T) > slack):
         raise SumsError("the product is not that of a symmetric matrix: V'Y is not symmetric")

@@ -8,9 +8,11 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
+from ....engine import durable
 from ..board import Board
 
 _SHORTEST, _LONGEST = 0.002, 0.1
@@ -30,6 +32,33 @@ def silo_folder(board: Board, name: str, number: int) -> Path:
     return board.inbox(name) / f"solve-{number:06d}"
 
 
+def open_solve(board: Board) -> int:
+    """Return the number of the last solve that has begun and has not ended; 0: there is none."""
+    begun = [path.parent for path in (board.root / "solves").glob("*/terms.json")]
+    return max((_number_of(folder) for folder in begun if not _has_ended(folder)), default=0)
+
+
+def is_asking(board: Board, number: int) -> bool:
+    """Tell whether a solve is open and past its openings: silos are asked for products."""
+    folder = solve_folder(board, number)
+    return (folder / "question.json").exists() and not _has_ended(folder)
+
+
+def is_spent(board: Board, number: int) -> bool:
+    """Tell whether something was asked in a solve, or it has ended: nobody can take it up."""
+    folder = solve_folder(board, number)
+    return (folder / "question.json").exists() or _has_ended(folder)
+
+
+def remove_other_solves(board: Board, number: int) -> None:
+    """Remove what was said in other solves than ``number``, their terms first: nobody takes part any more."""
+    for folder in (*(board.root / "solves").glob("*"), *board.root.glob("inbox/*/solve-*")):
+        if _number_of(folder) != number:
+            with suppress(OSError):  # a silo is just writing there: next time
+                (folder / "terms.json").unlink(missing_ok=True)
+                durable.remove(folder)
+
+
 def until(look: Callable[[], Found], patience: float) -> Found:
     """Look again and again until it is not None that is found, or patience is at its end."""
     started, pause = time.monotonic(), _SHORTEST
@@ -47,3 +76,12 @@ def read_if_there(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
+
+
+def _has_ended(folder: Path) -> bool:
+    return (folder / "end.json").exists()
+
+
+def _number_of(folder: Path) -> int:
+    number = folder.name.removeprefix("solve-")
+    return int(number) if number.isdecimal() else 0

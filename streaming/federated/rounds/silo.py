@@ -6,8 +6,6 @@ now, and there is nothing to remember.
 
 import shutil
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from ..said import name_of, sign
 from .places import PATIENCE, read_if_there, silo_folder, solve_folder, until
 from .terms import (
     MOST_COLUMNS,
+    AlteredError,
     Answer,
     End,
     Opening,
@@ -52,95 +51,145 @@ def take_part(board: Board, me: Member, number: int, rows: Interactions, patienc
     Parameters
     ----------
     board : the shared directory. number : of the solve, which may not have begun yet.
-    rows : canonical CSR [n, n_items] over the catalogue's columns: of who is here, nobody who is to be
-        forgotten.
+    rows : as :class:`Part`.
     patience : seconds to wait for the coordinator, each time.
 
     Raises
     ------
     SolveError
-        The coordinator is away, asks what it should not, or the rows are not those that the solve began with.
+        The coordinator is away; or as :class:`Part`.
+    """
+    content = until(lambda: read_if_there(solve_folder(board, number) / "terms.json"), patience)
+    if content is None:
+        raise SolveError(f"solve {number} has not begun for {patience:g} s; ask the coordinator")
+    part = Part(board, me, read_terms(content, me.coordinator), rows)
+    answered = part.stay(patience)
+    if not part.is_over():
+        raise SolveError(f"nothing was asked in solve {number} for {patience:g} s; ask the coordinator")
+    shutil.rmtree(silo_folder(board, me.name, number), ignore_errors=True)
+    return answered
+
+
+def has_opened(board: Board, me: Member, terms: Terms, as_of: int) -> bool:
+    """Tell whether a silo's opening of its rows as of a message is in its place."""
+    content = read_if_there(silo_folder(board, me.name, terms.solve) / "opening.json")
+    if content is None:
+        return False
+    try:
+        opening = read(content, Opening, me.key.public, f"silo {me.name}")
+    except AlteredError:
+        return False
+    return (opening.terms, opening.as_of) == (name_of(terms), as_of)
+
+
+class Part:
+    """A silo's part in one solve: opened when made, then :meth:`stay`.
+
+    Parameters
+    ----------
+    board, me, terms : where, who, and the terms of the solve.
+    rows : canonical CSR [n, n_items] over the catalogue's columns: of who is here, nobody who is to be
+        forgotten.
+    as_of : the last of the silo's messages that these rows are what is left by.
+
+    Raises
+    ------
+    SolveError
+        The silo is not in this solve.
     SumsError
         The rows do not fit what is solved: :class:`~recunlearn.models.rounds.RowProducts`.
     """
-    folder = solve_folder(board, number)
-    content = until(lambda: read_if_there(folder / "terms.json"), patience)
-    if content is None:
-        raise SolveError(f"solve {number} has not begun for {patience:g} s; ask the coordinator")
-    terms = read_terms(content, me.coordinator)
-    if terms.parties.get(me.name) != public_pem(me.key.public).decode():
-        raise SolveError(f"silo {me.name} is not in solve {number}, or with another key")
-    products, mine = RowProducts(rows, terms.statistic), silo_folder(board, me.name, number)
-    _open(mine, me, terms, products)
-    answered = last = 0
-    while True:
-        question = until(partial(_asked, folder, me, terms, last), patience)
-        if question is None:
-            raise SolveError(f"nothing was asked in solve {number} for {patience:g} s; ask the coordinator")
-        if isinstance(question, End):
-            shutil.rmtree(mine, ignore_errors=True)
-            return answered
-        _answer(folder, mine, me, question, products, terms)
-        answered, last = answered + 1, question.step
 
+    def __init__(self, board: Board, me: Member, terms: Terms, rows: Interactions, as_of: int = 0) -> None:
+        if terms.parties.get(me.name) != public_pem(me.key.public).decode():
+            raise SolveError(f"silo {me.name} is not in solve {terms.solve}, or with another key")
+        self._me, self._terms, self._digest = me, terms, name_of(terms)
+        self._folder = solve_folder(board, terms.solve)
+        self._mine = silo_folder(board, me.name, terms.solve)
+        self._products, self._as_of = RowProducts(rows, terms.statistic), as_of
+        self._opening = self._open()
 
-def _open(mine: Path, me: Member, terms: Terms, products: RowProducts) -> None:
-    """Say the margins, or see that they are those that were said before."""
-    margins = products.margins
-    numbers = write_numbers(np.stack([margins.counts, margins.degrees]))
-    opening = Opening(name_of(terms), me.name, margins.users, margins.longest, digest_of(numbers))
-    for earlier in set(mine.parent.glob("solve-*")) - {mine}:
-        shutil.rmtree(earlier, ignore_errors=True)
-    before = read_if_there(mine / "opening.json")
-    if before is None:
-        durable.make_directory(mine, durable.SHARED_FOLDER)
-        _say(mine / "opening", numbers, sign(opening, me.key))
-    elif read(before, Opening, me.key.public, me.name).digest != opening.digest:
-        raise SolveError(
-            f"the rows of {me.name} have changed since solve {terms.solve} began; have another one begun"
+    def stay(self, patience: float) -> int:
+        """Answer until the solve is over, or nothing is asked for so many seconds; how many were answered.
+
+        Raises
+        ------
+        SolveError
+            The coordinator asks what it should not.
+        """
+        answered = 0
+        while isinstance(question := until(self._asked, patience), Question):
+            answered += self._answer(question)
+        return answered
+
+    def is_over(self) -> bool:
+        """Tell whether no more is asked."""
+        return isinstance(self._asked(), End)
+
+    def _open(self) -> str:
+        """Say the margins, unless just that is said; returns the name of what is."""
+        margins = self._products.margins
+        numbers = write_numbers(np.stack([margins.counts, margins.degrees]))
+        opening = Opening(
+            self._digest, self._me.name, self._as_of, margins.users, margins.longest, digest_of(numbers)
         )
+        for earlier in set(self._mine.parent.glob("solve-*")) - {self._mine}:
+            shutil.rmtree(earlier, ignore_errors=True)
+        signed = sign(opening, self._me.key)
+        if read_if_there(self._mine / "opening.json") != signed:
+            durable.make_directory(self._mine, durable.SHARED_FOLDER)
+            (self._mine / "opening.json").unlink(missing_ok=True)  # of other rows: it has no numbers now
+            self._say("opening", numbers, signed)
+        return name_of(opening)
 
+    def _asked(self) -> Question | End | None:
+        """Read what is asked now; None if it is answered, or nothing is."""
+        ended = read_if_there(self._folder / "end.json")
+        if ended is not None:
+            return read(ended, End, self._me.coordinator, "the coordinator")
+        if not (self._folder / "terms.json").exists():  # it was cut off, and is gone
+            return End(self._digest, 0)
+        signed = read_if_there(self._folder / "question.json")
+        if signed is None:
+            if not (self._mine / "opening.json").exists():  # it was lost on its way
+                self._open()
+            return None
+        question = read(signed, Question, self._me.coordinator, "the coordinator")
+        if question.terms != self._digest:
+            raise SolveError(f"the question is of another solve than {self._terms.solve}")
+        is_answered = (self._mine / f"{question.step:06d}.json").exists()
+        is_open = (self._folder / f"{question.step:06d}.block").exists()
+        return question if is_open and not is_answered else None
 
-def _asked(folder: Path, me: Member, terms: Terms, last: int) -> Question | End | None:
-    """Read what is asked now; None if it was answered already."""
-    signed = read_if_there(folder / "question.json")
-    if signed is not None:
-        question = read(signed, Question, me.coordinator, "the coordinator")
-        if question.terms != name_of(terms):
-            raise SolveError(f"the question is of another solve than {terms.solve}")
-        if question.step > last and (folder / f"{question.step:06d}.block").exists():
-            return question
-    ended = read_if_there(folder / "end.json")
-    return None if ended is None else read(ended, End, me.coordinator, "the coordinator")
+    def _answer(self, question: Question) -> bool:
+        """Multiply, unless the coordinator has gone on meanwhile; whether it was still asked."""
+        block = self._block(question)
+        if block is None:
+            return False
+        numbers = write_numbers(self._products.times(block))
+        said = Answer(question.terms, self._me.name, self._opening, name_of(question), digest_of(numbers))
+        try:
+            self._say(f"{question.step:06d}", numbers, sign(said, self._me.key))
+        except FileNotFoundError:  # the solve is over, and the directory gone
+            return False
+        return True
 
+    def _block(self, question: Question) -> NDArray[Any] | None:
+        if not 1 <= question.columns <= MOST_COLUMNS:
+            raise SolveError(
+                f"question {question.step} has {question.columns} columns; 1 to {MOST_COLUMNS} are answered"
+            )
+        content = read_if_there(self._folder / f"{question.step:06d}.block")
+        if content is None:
+            return None
+        shape = self._terms.statistic.n_items, question.columns
+        block = read_numbers(content, question.digest, shape, question.dtype, "the coordinator")
+        if not np.isfinite(block).all():
+            raise SolveError(f"question {question.step} has a number that is not finite")
+        return block
 
-def _answer(
-    folder: Path, mine: Path, me: Member, question: Question, products: RowProducts, terms: Terms
-) -> None:
-    block = _block(folder, question, terms)
-    if block is None:  # answered by somebody who is this silo too
-        return
-    numbers = write_numbers(products.times(block))
-    said = Answer(question.terms, me.name, name_of(question), digest_of(numbers))
-    _say(mine / f"{question.step:06d}", numbers, sign(said, me.key))
-
-
-def _block(folder: Path, question: Question, terms: Terms) -> NDArray[Any] | None:
-    if not 1 <= question.columns <= MOST_COLUMNS:
-        raise SolveError(
-            f"question {question.step} has {question.columns} columns; 1 to {MOST_COLUMNS} are answered"
-        )
-    content = read_if_there(folder / f"{question.step:06d}.block")
-    if content is None:
-        return None
-    shape = terms.statistic.n_items, question.columns
-    block = read_numbers(content, question.digest, shape, question.dtype, "the coordinator")
-    if not np.isfinite(block).all():
-        raise SolveError(f"question {question.step} has a number that is not finite")
-    return block
-
-
-def _say(place: Path, numbers: bytes, signed: bytes) -> None:
-    """Write the numbers, then what is signed: whoever sees that finds both."""
-    durable.replace(place.with_suffix(".numbers"), numbers, durable.SHARED)
-    durable.replace(place.with_suffix(".json"), signed, durable.SHARED)
+    def _say(self, what: str, numbers: bytes, signed: bytes) -> None:
+        """Write the numbers, then what is signed: whoever sees that finds both."""
+        place = self._mine / what
+        durable.replace(place.with_suffix(".numbers"), numbers, durable.SHARED)
+        durable.replace(place.with_suffix(".json"), signed, durable.SHARED)

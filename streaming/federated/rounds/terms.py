@@ -28,6 +28,14 @@ class SolveError(FederationError):
     """A solve by rounds cannot go on as it is: the message says why, and what to do."""
 
 
+class AlteredError(SolveError):
+    """What lies somewhere is not what its writer signed for that place: to be written again."""
+
+
+class CutOffError(SolveError):
+    """A solve ends before it is done: nothing of it counts, and another may begin."""
+
+
 class _InSolve(Said, frozen=True):
     protocol: ClassVar[str] = "solve"
 
@@ -52,10 +60,14 @@ class Terms(_InSolve, frozen=True):
 
 
 class Opening(_InSolve, frozen=True):
-    """The margins of a silo's rows: ``digest`` names counts and degrees, int64 [2, n_items]."""
+    """The margins of a silo's rows: ``digest`` names counts and degrees, int64 [2, n_items].
+
+    ``as_of``: the last of the silo's messages that these rows are what is left by.
+    """
 
     terms: str
     party: str
+    as_of: int
     users: int
     longest: int
     digest: str
@@ -72,10 +84,14 @@ class Question(_InSolve, frozen=True):
 
 
 class Answer(_InSolve, frozen=True):
-    """A silo's product with the block of the question that ``question`` names, in the same form."""
+    """A silo's product with the block of the question that ``question`` names, in the same form.
+
+    ``opening`` names what the silo said of the rows: all its products in a solve are of those.
+    """
 
     terms: str
     party: str
+    opening: str
     question: str
     digest: str
 
@@ -95,13 +111,13 @@ def read(content: bytes, kind: type[S], public: Ed25519PublicKey, who: str) -> S
 
     Raises
     ------
-    SolveError
+    AlteredError
         It is not signed with that key, or is something else.
     """
     try:
         return open_said(content, kind, public)
     except ReceiptError as error:
-        raise SolveError(f"the {kind.__name__.lower()} of {who}: {error}") from None
+        raise AlteredError(f"the {kind.__name__.lower()} of {who}: {error}") from None
 
 
 def read_terms(content: bytes, coordinator: Ed25519PublicKey) -> Terms:
@@ -130,12 +146,14 @@ def read_numbers(content: bytes, digest: str, shape: tuple[int, int], dtype: str
 
     Raises
     ------
+    AlteredError
+        It is not what was signed.
     SolveError
-        It is of another size, or not what was signed.
+        What was signed is of another size.
     """
+    if digest_of(content) != digest:
+        raise AlteredError(f"the numbers of {who} are not those that were signed; have them sent again")
     size = shape[0] * shape[1] * np.dtype(dtype).itemsize
     if len(content) != size:
         raise SolveError(f"the numbers of {who} are {len(content)} bytes; {shape} of {dtype} are {size}")
-    if digest_of(content) != digest:
-        raise SolveError(f"the numbers of {who} are not those that were signed; have them sent again")
     return np.frombuffer(content, _NUMBERS[dtype]).reshape(shape).astype(dtype)
