@@ -10,7 +10,7 @@ import typer
 from .console import AsJson, not_so, print_json, wrong_use
 
 if TYPE_CHECKING:
-    from ..streaming.federated.coordinator_state import CoordinatorState, Rounds
+    from ..streaming.federated.coordinator_state import CoordinatorState, Rounds, Solves
 
 app = typer.Typer(help="Add up the sums of silos: their rows stay with them.", no_args_is_help=True)
 
@@ -34,7 +34,8 @@ def init(
     patience: Annotated[
         float | None,
         typer.Option(
-            help="Seconds after which an epoch or a round goes on without silos that are away; else it waits."
+            help="Seconds after which an epoch, round or solve goes on without silos that are away; else it "
+            "waits."
         ),
     ] = None,
     fractions: Annotated[
@@ -42,6 +43,12 @@ def init(
     ] = False,
     secure: Annotated[
         bool, typer.Option("--secure", help="Add sums under masks: see the total of all silos only.")
+    ] = False,
+    products: Annotated[
+        bool,
+        typer.Option(
+            "--products", help="Take no sums: ask silos for products with their rows (spectral_mf only)."
+        ),
     ] = False,
     round_every: Annotated[
         float | None,
@@ -64,7 +71,7 @@ def init(
         found_federation(
             state, board, federation, read_lines(items), model, arguments,
             batch=batch or DEFAULT_BATCH, patience=patience, fractions=fractions,
-            round_every=every if secure else None,
+            round_every=every if secure else None, products=products,
         )  # fmt: skip
     except (ValueError, TypeError) as error:
         wrong_use(str(error))
@@ -157,7 +164,10 @@ def status(state: Root, as_json: AsJson = False) -> None:
 
     at = read_state(state)
     document: dict[str, Any] = {"federation": at.federation, "epoch": at.epoch, "version": at.version}
-    document |= _silos_of(at) if at.rounds is None else _rounds_of(at, at.rounds)
+    if at.rounds is not None:
+        document |= _rounds_of(at, at.rounds)
+    else:
+        document |= _silos_of(at) if at.solves is None else _solves_of(at, at.solves)
     if as_json:
         print_json(document)
         return
@@ -167,10 +177,14 @@ def status(state: Root, as_json: AsJson = False) -> None:
             f"; round {rounds['open']} ({rounds['what']}) waits for: {', '.join(rounds['waits_for'])}"
         )
         typer.echo(f"  {rounds['users']:,} users in all{open_round if rounds['open'] else ''}")
+    if solve := document.get("solve"):
+        waits = ", ".join(solve["waits_for"])
+        typer.echo(f"  solve {solve['open']} " + (f"waits for: {waits}" if waits else "is on its way"))
     for name, one in document["silos"].items():
         said = "in the total" if rounds else f"{one['users']:,} users, {one['messages']} messages"
         gap = f"; waiting for message {one['missing']}: later ones are here" if one.get("missing") else ""
-        typer.echo(f"  {name}: {said if one['here'] else 'no sums yet'}{gap}")
+        nothing = "no sums yet" if at.solves is None else "not in what is published"
+        typer.echo(f"  {name}: {said if one['here'] else nothing}{gap}")
 
 
 def _silos_of(at: "CoordinatorState") -> dict[str, Any]:
@@ -188,6 +202,18 @@ def _silos_of(at: "CoordinatorState") -> dict[str, Any]:
             for name, party in at.parties.items()
         }
     }
+
+
+def _solves_of(at: "CoordinatorState", solves: "Solves") -> dict[str, Any]:
+    from ..streaming.federated.board import Board
+    from ..streaming.federated.rounds.adding import waits_for
+
+    document = _silos_of(at)
+    for name, one in document["silos"].items():
+        one["here"] = name in solves.members
+    if solves.asked:
+        document["solve"] = {"open": solves.number, "waits_for": waits_for(Board(Path(at.board)), at)}
+    return document
 
 
 def _rounds_of(at: "CoordinatorState", rounds: "Rounds") -> dict[str, Any]:

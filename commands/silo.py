@@ -107,12 +107,12 @@ def run(
     ] = False,
     every: Every = 1.0,
 ) -> None:
-    """Send sums and deletions, read the answers; until it is stopped."""
-    from ..streaming.federated.silo import Silo
+    """Send sums and deletions, answer what is asked, read the answers; until it is stopped."""
+    from ..streaming.federated.silo import QUESTION_PATIENCE, Silo
 
     with Silo(state) as silo:
         while True:
-            step = silo.step(flush=flush)
+            step = silo.step(flush=flush, stay=0.0 if once else QUESTION_PATIENCE)
             if step.sent or step.erased or once:
                 by = f" by version {step.version}" if step.version else ""
                 typer.echo(

@@ -1,9 +1,10 @@
-"""How what silos send becomes one total: apart, each silo's sums in the open, as here; or under masks.
+"""How what silos send becomes one model: of sums, apart, each silo's in the open, as here; or otherwise.
 
-:class:`Apart` keeps the sums of each silo, so that a silo can subtract only what it added. The other way is
-``secure.adding.Together``.
+:class:`Apart` keeps the sums of each silo, so that a silo can subtract only what it added. The other ways are
+``secure.adding.Together``, under masks, and ``rounds.adding.ByProducts``, without sums.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...engine import durable
+from ...models.summed import Published, published_from_sums
 from ...models.sums import LARGEST, Statistic, Sums, SumsError, merge
 from ...models.sums_check import read_sums
 from .board import Board
@@ -22,11 +24,20 @@ SUMS: Final = "sums"
 """The directory, in the coordinator's own, of the files that its state names."""
 
 
+@dataclass(frozen=True)
+class Made:
+    """A model to be published, of how many users, and the silos that they are of."""
+
+    published: Published
+    users: int
+    parties: list[str]
+
+
 class Adding(Protocol):
     """What a coordinator needs of a way to add up; ``state`` says the rest, and is committed by it."""
 
     def take(self, header: Header) -> None:
-        """Let a message with sums count, in memory.
+        """Let a message of rows that come or go count, in memory.
 
         Raises
         ------
@@ -56,11 +67,25 @@ class Adding(Protocol):
         ...
 
     def is_due(self) -> bool:
-        """Tell whether there is a total that can be published."""
+        """Tell whether there is something new, and all that it takes to publish it."""
         ...
 
-    def total(self) -> tuple[Sums, list[str]]:
-        """Return the sums of all, and the silos that are in them."""
+    def make(self) -> Made | None:
+        """Make the model of all; None: silos went away meanwhile, and it is to be tried again.
+
+        Raises
+        ------
+        ValueError
+            There is no such model.
+        """
+        ...
+
+    def settle(self) -> None:
+        """Note that what was made is published."""
+        ...
+
+    def counts(self, header: Header) -> bool:
+        """Tell whether a message that was taken in is in what was published last."""
         ...
 
     def keep(self) -> None:
@@ -126,13 +151,26 @@ class Apart:
         return False
 
     def is_due(self) -> bool:
-        """Tell whether all silos are in, or the patience with some has ended.
+        """Tell whether sums are new and all silos are in, or the patience with some has ended.
 
         Only an epoch's first version waits; who comes later is added to what is there.
         """
         state = self._state
         away = sum(not party.sums for party in state.parties.values())
-        return state.begun or not away or (state.is_out_of_patience() and away < len(state.parties))
+        is_ready = state.begun or not away or (state.is_out_of_patience() and away < len(state.parties))
+        return state.dirty and is_ready
+
+    def make(self) -> Made:
+        """Make the model of the total."""
+        return made_of_sums(self._state, *self.total())
+
+    def settle(self) -> None:
+        """Nothing: the state names the sums, published or not."""
+
+    def counts(self, header: Header) -> bool:
+        """Tell that it is: all sums are in every version."""
+        del header
+        return True
 
     def total(self) -> tuple[Sums, list[str]]:
         """Add up."""
@@ -186,6 +224,17 @@ class Apart:
                         f"the {what} of item {over[0]} of all silos would sum to 2^61, which does not fit"
                     )
         self._room = room
+
+
+def made_of_sums(state: CoordinatorState, total: Sums, parties: list[str]) -> Made:
+    """Make the model of a total: whose sums are in it, is the caller's to say.
+
+    Raises
+    ------
+    ValueError
+        There is no such model.
+    """
+    return Made(published_from_sums(state.model, state.settings, total), total.users, parties)
 
 
 def read_kept(folder: Path, file: str, users: int, statistic: Statistic) -> Sums:

@@ -7,6 +7,7 @@
     inbox/NAME/000002-000007.json  .arrow    silo NAME's: message 7 of epoch 2, and its sums
     answers/NAME/000002-000007.json          the coordinator's: the receipt; or ...refused.json
     secure/000003/           the coordinator's, with inbox/NAME/secure-000003/: see ``secure.exchange``
+    solves/000003/           the coordinator's, with inbox/NAME/solve-000003/: see ``rounds.places``
     versions/000012/ CURRENT                 the coordinator's: what is published
 
 A silo writes into its own inbox only, the coordinator everything else. Nothing in here names a user.
@@ -45,6 +46,7 @@ class Charter(msgspec.Struct, frozen=True):
     batch : users that a deletion should have at the least.
     parties : silo -> its public key, PEM.
     secure : sums are added under masks, in rounds; nobody sends them in the open.
+    products : nobody sends sums: silos multiply what they are asked with their rows.
     """
 
     format: int
@@ -57,6 +59,7 @@ class Charter(msgspec.Struct, frozen=True):
     batch: int
     parties: dict[str, str]
     secure: bool = False
+    products: bool = False
 
 
 class Receipt(msgspec.Struct, frozen=True):

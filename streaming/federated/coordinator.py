@@ -18,7 +18,6 @@ from ...engine import durable
 from ...engine.closable import Closable
 from ...engine.signing import ReceiptError, SigningKey, public_pem, read_public_key
 from ...engine.state import StatePaths, WriterLock
-from ...models.summed import published_from_sums
 from ...models.sums import SumsError
 from .adding import SUMS, Adding, Apart
 from .answers import Answers
@@ -26,6 +25,7 @@ from .board import CHARTER_TYPE, Board, Charter, Receipt, catalogue_lines, make_
 from .coordinator_state import Party, Taken, read_state, write_state
 from .message import FORMAT, FederationError, Header, digest_of, key_of, open_header
 from .publication import flip, read_current, read_version, write_version
+from .rounds.adding import ByProducts
 from .secure.adding import Together
 
 _log = logging.getLogger(__name__)
@@ -60,13 +60,16 @@ class Coordinator(Closable):
         self.board = Board(Path(self.state.board))
         self._answers = Answers(root, self.board, self._key)
         durable.make_directory(root / SUMS)
-        self._adding: Adding = (
-            Apart(root, self.board, self.state)
-            if self.state.rounds is None
-            else Together(root, self.board, self.state, self._key)
-        )
+        self._adding = self._way_to_add()
         self._say_what_is_done()
         self._finish()
+
+    def _way_to_add(self) -> Adding:
+        if self.state.rounds is not None:
+            return Together(self._root, self.board, self.state, self._key)
+        if self.state.solves is not None:
+            return ByProducts(self._root, self.board, self.state, self._key)
+        return Apart(self._root, self.board, self.state)
 
     def close(self) -> None:
         """Give the directory back."""
@@ -160,7 +163,7 @@ class Coordinator(Closable):
         elif any(taken for taken, _ in found):
             self._commit()
         self._add_up()
-        published = self._publish() if self.state.dirty and self._adding.is_due() else None
+        published = self._publish() if self._adding.is_due() else None
         self._tidy()
         return Step(sum(taken for taken, _ in found), sum(refused for _, refused in found), published)
 
@@ -169,8 +172,8 @@ class Coordinator(Closable):
         if self._adding.is_stuck():
             self._begin_epoch()
         self._adding.look()
-        if self.state.unanswered and not self.state.dirty:  # nobody had anything: nothing is new
-            self._answer(self.state.version)
+        if not self.state.dirty and any(self._adding.counts(one.header) for one in self.state.unanswered):
+            self._answer(self.state.version)  # nobody had anything: nothing is new
 
     def _commit(self) -> None:
         """Make what was taken in count: sums first, then the state that names them."""
@@ -185,7 +188,7 @@ class Coordinator(Closable):
         lines = catalogue_lines(state.items)
         charter = Charter(
             FORMAT, state.federation, state.epoch, state.model, state.settings, state.statistic,
-            digest_of(lines), state.batch, parties, state.rounds is not None,
+            digest_of(lines), state.batch, parties, state.rounds is not None, state.solves is not None,
         )  # fmt: skip
         for path, content in (
             (self.board.public_key, public_pem(self._key.public)),
@@ -282,8 +285,8 @@ class Coordinator(Closable):
         self.state.departed.append(name)
         self.state.dirty |= bool(had.sums)
 
-    def _publish(self) -> int:
-        """Publish a model of all sums, and answer every message in it.
+    def _publish(self) -> int | None:
+        """Publish a model of all, and answer every message in it; None: it is to be tried again.
 
         Raises
         ------
@@ -292,15 +295,16 @@ class Coordinator(Closable):
         """
         state = self.state
         version = state.version + 1
-        total, parties = self._adding.total()
         try:
-            published = published_from_sums(state.model, state.settings, total)
+            made = self._adding.make()
         except ValueError as error:
             raise FederationError(f"no model can be made of these sums: {error}") from None
+        if made is None:
+            return None
         place = (state.federation, state.epoch, version)
-        write_version(self.board, self._key, published, place, (total.users, parties))
+        write_version(self.board, self._key, made.published, place, (made.users, made.parties))
         flip(self.board, version)
-        state.settings = dict(published.settings)
+        state.settings = dict(made.published.settings)
         self._answer(version)
         return version
 
@@ -316,7 +320,9 @@ class Coordinator(Closable):
     def _answer(self, version: int) -> None:
         """Commit to what a published version has in it, and write the receipts."""
         state, (_, manifest) = self.state, read_current(self.board)
-        now, answered = datetime.now(UTC).isoformat(timespec="seconds"), state.unanswered
+        self._adding.settle()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        answered = [one for one in state.unanswered if self._adding.counts(one.header)]
         for one in answered:
             header = one.header
             receipt = Receipt(
@@ -324,7 +330,8 @@ class Coordinator(Closable):
                 header.epoch, version, manifest, now,
             )  # fmt: skip
             self._answers.keep(receipt)
-        state.version, state.begun, state.dirty, state.unanswered = version, True, False, []
+        state.version, state.begun, state.dirty = version, True, False
+        state.unanswered = [one for one in state.unanswered if one not in answered]
         state.answered = [one.header.key for one in answered]
         self._commit()
         for one in answered:

@@ -61,6 +61,25 @@ class Rounds(msgspec.Struct):
     members: list[str] = []
 
 
+class Solves(msgspec.Struct):
+    """Where a federation of products stands.
+
+    Attributes
+    ----------
+    number : of the last solve that was begun, in any epoch; never used again.
+    asked : the silos of the open solve; []: none is open.
+    away : silos that it goes on without.
+    since : when it began, Unix time.
+    members : the silos in what is published.
+    """
+
+    number: int = 0
+    asked: list[str] = []
+    away: list[str] = []
+    since: float = 0.0
+    members: list[str] = []
+
+
 class CoordinatorState(msgspec.Struct):
     """What the coordinator has committed to.
 
@@ -76,6 +95,7 @@ class CoordinatorState(msgspec.Struct):
     departed : silos that left in this epoch: nobody takes their names in it, or their messages would count.
     answered : keys of those that the last version answered; their receipts are kept, if not posted yet.
     rounds : of secure sums; None: each silo's sums are added in the open.
+    solves : of products; None: silos send sums.
     """
 
     format: int
@@ -97,6 +117,7 @@ class CoordinatorState(msgspec.Struct):
     departed: list[str]
     answered: list[str] = []
     rounds: Rounds | None = None
+    solves: Solves | None = None
 
     @property
     def statistic(self) -> Statistic:
@@ -106,8 +127,10 @@ class CoordinatorState(msgspec.Struct):
         return statistic_of(self.model, self.settings, len(self.items), fractions=self.fractions)
 
     def is_out_of_patience(self, times: int = 1) -> bool:
-        """Tell whether who is away has been waited for since the epoch began, or the open round did."""
+        """Tell whether who is away was waited for: since the epoch began, or the open round or solve did."""
         since = self.rounds.since if self.rounds is not None else self.opened
+        if self.solves is not None:
+            since = max(since, self.solves.since)
         return self.patience is not None and time.time() - since >= times * self.patience
 
 
@@ -123,12 +146,14 @@ def found_federation(
     patience: float | None = None,
     fractions: bool = False,
     round_every: float | None = None,
+    products: bool = False,
 ) -> None:
     """Make a coordinator's directory: its key, and the state that a first epoch begins with.
 
     Parameters
     ----------
     round_every : add sums under masks, with a round of deletions every so many seconds; None: in the open.
+    products : SpectralMF by rounds of products with rows: no sums are sent.
 
     Raises
     ------
@@ -145,6 +170,8 @@ def found_federation(
     if len(set(items)) != len(items):
         raise FederationError("an item is named twice in the catalogue; name each once")
     statistic_of(model, settings, len(items), fractions=fractions)
+    if products:
+        _require_products(model, is_masked=round_every is not None)
     if batch < 1:
         raise FederationError(f"batch is {batch}; a deletion has at least one user")
     durable.make_directory(paths.keys)
@@ -154,8 +181,23 @@ def found_federation(
         epoch=1, opened=time.time(), version=0, begun=False, dirty=False, items=list(items), parties={},
         unanswered=[], answered=[], departed=[],
         rounds=None if round_every is None else Rounds(round_every),
+        solves=Solves() if products else None,
     )  # fmt: skip
     write_state(root, state)
+
+
+def _require_products(model: str, *, is_masked: bool) -> None:
+    from ...models.spectral_mf import SpectralMF
+
+    if model != SpectralMF.name:
+        raise ValueError(
+            f"{model} is made of sums that are sent once; products are for {SpectralMF.name}: for both "
+            "models, make two federations, each with a board of its own"
+        )
+    if is_masked:
+        raise ValueError(
+            "products are no whole numbers, and cannot be masked; choose masked sums or products"
+        )
 
 
 def write_state(root: Path, state: CoordinatorState) -> None:

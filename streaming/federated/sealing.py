@@ -1,6 +1,6 @@
-"""How a silo's messages leave it: in letters, their sums in the open, as here; or under masks, in rounds.
+"""How a silo's messages leave it: in letters, their sums in the open, as here; or otherwise.
 
-The other way is ``secure.sealing.UnderMasks``.
+The other ways are ``secure.sealing.UnderMasks``, in rounds, and ``rounds.sealing.ByProducts``, without sums.
 """
 
 from collections.abc import Sequence
@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from ...engine import durable
 from ...engine.signing import SigningKey
+from ...models.base import Interactions
 from ...models.sums import Sums, sums_of
 from .board import Board, Charter
 from .message import FORMAT, Header, digest_of, key_of, round_key, seal
@@ -20,6 +23,10 @@ from .sums_file import write_arrow
 
 class Sealing(Protocol):
     """What a silo needs of a way to send."""
+
+    def holds(self, charter: Charter) -> bool:
+        """Tell whether no deletion can be made now: who asks waits for the next."""
+        ...
 
     def send(self, charter: Charter) -> int:
         """Send every message that is neither on its way nor answered; how many."""
@@ -40,6 +47,11 @@ class Letters:
     state: SiloState
     key: SigningKey
 
+    def holds(self, charter: Charter) -> bool:
+        """Tell that any deletion can: each is a letter of its own."""
+        del charter
+        return False
+
     def send(self, charter: Charter) -> int:
         """Write the messages that are missing; how many."""
         return self.write(self.state.outgoing, charter)
@@ -56,12 +68,19 @@ class Letters:
 
     def sums_of(self, one: Outgoing, charter: Charter) -> Sums:
         """Sum up the rows of a message: the same sums each time."""
-        rows = matrix_of(read_rows(self.root / one.rows), self.board.read_catalogue(charter))
-        return sums_of(rows, charter.statistic)
+        return sums_of(self._rows_of(one, charter), charter.statistic)
+
+    def _rows_of(self, one: Outgoing, charter: Charter) -> Interactions:
+        return matrix_of(read_rows(self.root / one.rows), self.board.read_catalogue(charter))
+
+    def _users_of(self, one: Outgoing, charter: Charter) -> int:
+        return int((np.diff(self._rows_of(one, charter).indptr) > 0).sum())
 
     def _write(self, envelope: Path, one: Outgoing, charter: Charter) -> None:
         digest, users = "", 0
-        if one.kind != "leave":
+        if one.kind != "leave" and charter.products:
+            users = self._users_of(one, charter)
+        elif one.kind != "leave":
             sums = self.sums_of(one, charter)
             content, users = write_arrow(sums), sums.users
             digest = digest_of(content)

@@ -19,6 +19,7 @@ from ...engine.state import StatePaths, WriterLock
 from ...models.sums import SumsError, weigh_rows
 from .board import RECEIPT_TYPE, REFUSAL_TYPE, Board, Charter, Receipt, Refusal, read_signed
 from .message import FORMAT, FederationError, Kind, digest_of
+from .rounds.sealing import ByProducts
 from .sealing import Letters, Sealing, answered_as
 from .secure.sealing import UnderMasks
 from .silo_rows import matrix_of, read_rows, write_rows
@@ -35,6 +36,9 @@ from .silo_state import (
 
 DEFAULT_PATIENCE: Final = 7 * 86_400.0
 """Seconds: a week, of the month that the GDPR gives (article 12.3)."""
+
+QUESTION_PATIENCE: Final = 10.0
+"""Seconds that a silo stays in a solve without being asked, before it looks around again."""
 
 _FIRST_ROWS: Final = "rows-000000-000000.parquet"
 
@@ -114,19 +118,27 @@ class Silo(Closable):
         self._key = SigningKey.create(StatePaths(root))
         self._coordinator = read_public_key(self.state.coordinator.encode())
         self.board = Board(Path(self.state.board))
-        letters = Letters(root, self.board, self.state, self._key)
-        self._sealing: Sealing = UnderMasks(letters, self._coordinator) if self.state.secure else letters
+        self._letters = Letters(root, self.board, self.state, self._key)
 
     def close(self) -> None:
         """Give the directory back."""
         self._lock.close()
 
-    def step(self, *, flush: bool = False) -> SiloStep:
-        """Take up requests, read answers, send what is due.
+    def _sealing(self, charter: Charter, stay: float = 0.0) -> Sealing:
+        """Choose how messages leave: masked, if the silo joined so; else as the federation says."""
+        if self.state.secure:
+            return UnderMasks(self._letters, self._coordinator)
+        if charter.products:
+            return ByProducts(self._letters, self._coordinator, stay)
+        return self._letters
+
+    def step(self, *, flush: bool = False, stay: float = 0.0) -> SiloStep:
+        """Take up requests, read answers, send what is due, answer what is asked.
 
         Parameters
         ----------
         flush : send a deletion now, however few users are waiting.
+        stay : seconds to wait for the next question, where a coordinator asks for products.
 
         Raises
         ------
@@ -140,11 +152,12 @@ class Silo(Closable):
             erased += self._erase_here()
         elif not self._is_leaving() or self.state.party in charter.parties:  # else the receipt is to come
             self._require_a_place(charter)
+            sealing = self._sealing(charter, stay)
             if charter.epoch != self.state.epoch:
                 self._enter(charter)
-            elif self._is_due(charter, flush):
+            elif self._is_due(charter, flush) and not sealing.holds(charter):
                 self._send_deletion()
-            sent = self._sealing.send(charter)
+            sent = sealing.send(charter)
         self._tidy()
         return SiloStep(sent, erased, self.state.done[-1].version if self.state.done else None)
 
@@ -159,7 +172,7 @@ class Silo(Closable):
                 "the silo has not entered this epoch yet; run it first: recunlearn silo run"
             )
         self._commit_message("leave", "", 0)
-        self._sealing.send(charter)
+        self._sealing(charter).send(charter)
 
     def trust(self, name: str, public_key: bytes) -> None:
         """Take another silo's public key, PEM, as that silo gave it: sums are masked among those only.
@@ -281,10 +294,6 @@ class Silo(Closable):
     def _is_due(self, charter: Charter, flush: bool) -> bool:
         pending = self.state.pending
         if not pending or self._is_leaving():  # with a silo all its sums go: no message of it counts after
-            return False
-        if (
-            self.state.secure and self.state.outgoing
-        ):  # a round takes one message: all who wait go in the next
             return False
         oldest = min(one.since for one in pending)
         return flush or len(pending) >= charter.batch or time.time() - oldest >= self.state.patience

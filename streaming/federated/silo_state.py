@@ -68,6 +68,7 @@ class SiloState(msgspec.Struct):
     left : the silo is no part of the federation any more.
     secure : nothing but masked sums leaves this silo.
     peers : silo -> its public key, PEM, as that silo gave it: with whom sums are masked.
+    solve : the last solve by products that this silo was in; 0: none.
     """
 
     format: int
@@ -86,6 +87,7 @@ class SiloState(msgspec.Struct):
     left: bool
     secure: bool = False
     peers: dict[str, str] = {}
+    solve: int = 0
 
 
 def write_state(root: Path, state: SiloState) -> None:

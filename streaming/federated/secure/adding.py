@@ -13,7 +13,7 @@ from ....engine import durable
 from ....engine.signing import SigningKey
 from ....models.sums import Sums, SumsError
 from ....models.sums_check import read_sums
-from ..adding import SUMS, read_kept, remove_others
+from ..adding import SUMS, Made, made_of_sums, read_kept, remove_others
 from ..board import Board
 from ..coordinator_state import CoordinatorState, Rounds, Taken, write_state
 from ..message import FORMAT, FederationError, Header, digest_of, round_key
@@ -114,8 +114,22 @@ class Together:
         return bool(missing) and what == "confirmation"
 
     def is_due(self) -> bool:
-        """Tell whether there is a total, or too few silos for one: then nobody is in what is published."""
-        return bool(self._rounds.sums) or (self._state.version > 0 and len(self._state.parties) < FEWEST)
+        """Tell whether there is a new total, or too few silos for one: then an empty model is published."""
+        state = self._state
+        is_ready = bool(self._rounds.sums) or (state.version > 0 and len(state.parties) < FEWEST)
+        return state.dirty and is_ready
+
+    def make(self) -> Made:
+        """Make the model of the total."""
+        return made_of_sums(self._state, *self.total())
+
+    def settle(self) -> None:
+        """Nothing: the state names the total, published or not."""
+
+    def counts(self, header: Header) -> bool:
+        """Tell that it is: what a round said counts once its total does."""
+        del header
+        return True
 
     def total(self) -> tuple[Sums, list[str]]:
         """Return the total, from disk the first time."""
