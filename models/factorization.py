@@ -128,15 +128,12 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
         rows = self._rows(users, user_items)
         queries, factors = self._queries(users, rows if recalculate_user else None)
         candidates = self._candidates(factors, items, filter_items)
-        if not (candidates.size and queries.size):
-            ids, scores = np.full((users.size, N), -1, np.int32), np.full((users.size, N), -np.inf)
+        liked = rows if filter_already_liked_items else None
+        near = self._near(queries, factors, liked, N) if items is None and filter_items is None else None
+        if near is None:
+            ids, scores = self._top(queries, factors, candidates, liked, N)
         else:
-            liked = rows if filter_already_liked_items else None
-            near = self._near(queries, factors, liked, N) if items is None and filter_items is None else None
-            if near is None:
-                ids, scores = self._top(queries, factors, candidates, liked, N)
-            else:
-                ids, scores = self._top_near(queries, factors, near, N)
+            ids, scores = self._top_near(queries, factors, near, N)
         return _real(ids[0], scores[0]) if np.ndim(userid) == 0 else (ids, scores)
 
     def similar_items(
@@ -283,22 +280,31 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
         liked: Interactions | None,
         n: int,
     ) -> Ranked:
-        """Rank candidates for each query [b, k] by implicit's top-k; [b, n], padded."""
-        whole = candidates.size == item_factors.shape[0]
-        factors = item_factors if whole else item_factors[candidates]
-        if liked is not None:
-            liked = _implicit_csr(liked if whole else liked[:, candidates])
+        """Rank candidates for each query [b, k] by implicit's top-k; [b, n], padded.
+
+        Others are scored too, and left out, where that reads less than a copy of the candidates takes.
+        """
+        n_items = item_factors.shape[0]
+        ids = np.full((queries.shape[0], n), -1, np.int32)
+        scores = np.full((queries.shape[0], n), -np.inf, item_factors.dtype)
+        if not (candidates.size and queries.size):
+            return ids, scores
+        if queries.shape[0] * (n_items - candidates.size) > 2 * candidates.size:
+            factors, others = item_factors[candidates], None
+            liked = None if liked is None else liked[:, candidates]
+        else:
+            factors, others = item_factors, _others(candidates, n_items)
         found, found_scores = topk(
             factors,
             np.ascontiguousarray(queries, factors.dtype),
             min(n, candidates.size),
-            filter_query_items=liked,
+            filter_query_items=None if liked is None else _implicit_csr(liked),
+            filter_items=others,
             num_threads=self._threads(queries.shape[0]),
         )
         padding = (found_scores <= -np.finfo(np.float32).max) | ~np.any(queries != 0, axis=1)[:, None]
-        ids = np.full((queries.shape[0], n), -1, np.int32)
-        scores = np.full((queries.shape[0], n), -np.inf, found_scores.dtype)
-        ids[:, : found.shape[1]] = np.where(padding, -1, candidates[found])
+        found = found if factors is item_factors else candidates[found]
+        ids[:, : found.shape[1]] = np.where(padding, -1, found)
         scores[:, : found.shape[1]] = np.where(padding, -np.inf, found_scores)
         return ids, scores
 
@@ -307,7 +313,7 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
     ) -> list[NDArray[np.int64]] | None:
         """Name the items to score for each of a few queries, without those liked; None: score all."""
         index = self.shortlist
-        if index is None or index.item_factors is not item_factors or queries.shape[0] > _FEW_QUERIES:
+        if index is None or index.item_factors is not item_factors or not 0 < len(queries) <= _FEW_QUERIES:
             return None
         nearby = []
         for row, query in enumerate(queries):
@@ -346,23 +352,23 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
             usable &= asked
         if without is not None:
             usable[np.asarray(without, np.int64)] = False
-        candidates = np.flatnonzero(usable)
-        asked_ids = np.atleast_1d(np.asarray(ids))
-        found = np.full((asked_ids.size, n), -1, np.int32)
-        scores = np.full((asked_ids.size, n), -np.inf, factors.dtype)
-        width = min(n, candidates.size)
-        if width:
-            rows = unit if candidates.size == norms.size else unit[candidates]
-            top, cosines = topk(rows, unit[asked_ids], width, num_threads=self._threads(asked_ids.size))
-            nothing = (norms[asked_ids] == 0)[:, None]
-            found[:, :width] = np.where(nothing, -1, candidates[top])
-            scores[:, :width] = np.where(nothing, -np.inf, cosines)
+        candidates, asked_ids = np.flatnonzero(usable), np.atleast_1d(np.asarray(ids))
+        found, scores = self._top(unit[asked_ids], unit, candidates, None, n)
         return _real(found[0], scores[0]) if np.ndim(ids) == 0 else (found, scores)
 
 
 def _real(ids: NDArray[Any], scores: NDArray[Any]) -> Ranked:
     """Drop the padding."""
     return ids[ids >= 0], scores[ids >= 0]
+
+
+def _others(chosen: NDArray[np.int64], size: int) -> NDArray[np.int64] | None:
+    """Return the numbers below ``size`` that are not chosen, ascending; None: there are none."""
+    if chosen.size == size:
+        return None
+    mask = np.ones(size, np.bool_)
+    mask[chosen] = False
+    return np.flatnonzero(mask)
 
 
 def _implicit_csr(matrix: Interactions) -> Interactions:
