@@ -50,6 +50,7 @@ BARE, STILL, SWAPS, ELSEWHERE, FLIPS = (
     "swaps of versions made beforehand, nobody at work",
 )
 RATIOS = SWAPS, ELSEWHERE, FLIPS
+TURNS = {"bare": BARE, "still": STILL, "swaps": SWAPS, "elsewhere": ELSEWHERE, "flips": FLIPS}
 
 
 class People:
@@ -81,15 +82,19 @@ class Erasing:
     """Sends deletions to a worker one after the other, and keeps each version that comes of it."""
 
     def __init__(
-        self, paths: StatePaths, people: People, users: list[str], kept: Kept | None, pause: float
-    ) -> None:
-        self._paths, self._people, self._users, self._kept, self._pause = paths, people, users, kept, pause
+        self, paths: StatePaths, people: People, users: list[str], kept: Kept | None,
+        pause: float = 0.0, every: float = 0.0,
+    ) -> None:  # fmt: skip
+        self._paths, self._people, self._users, self._kept = paths, people, users, kept
+        self._pause, self._every = pause, every
         self._fence = None if kept is None else Fence(paths.root)
 
     def run(self) -> None:
         """Erase all of them."""
         for user in self._users:
+            due = time.monotonic() + self._every
             self._erase(user)
+            time.sleep(max(self._pause, due - time.monotonic()))
 
     def _erase(self, user: str) -> None:
         before, _ = read_current(self._paths)
@@ -104,7 +109,6 @@ class Erasing:
         if self._kept is not None:
             self._kept.keep(self._paths, *published)
             self._people.gone.append(user)
-        time.sleep(self._pause)
 
 
 def measure(
@@ -187,7 +191,8 @@ class Stage:
         people = People(sorted(set(frame["user_id"].to_list())), 2 * options.swaps + 1)
         env = {"NUMBA_NUM_THREADS": str(options.worker_threads)} if options.worker_threads else {}
         run = [*processes.COMMAND, "run", "--solve-priority", options.solve_priority, "--state"]
-        serve = [*processes.COMMAND, "serve", "--port", "0", "--state"]
+        workers = str(options.serve_workers)
+        serve = [*processes.COMMAND, "serve", "--port", "0", "--workers", workers, "--state"]
         return cls(
             options, people, paths, StatePaths(other), kept, kept_flips, flipping,
             server=enter(processes.started(*serve, str(state), says_url=True)),
@@ -202,7 +207,7 @@ class Stage:
     def warm_up(self) -> None:
         """Do everything once: what is compiled or loaded at the first time is not measured."""
         for paths, kept in ((self.paths, self.kept), (self.other, None)):
-            Erasing(paths, self.people, [self.people.leaving[-1]], kept, 0.0).run()
+            Erasing(paths, self.people, [self.people.leaving[-1]], kept).run()
         self.flipping.run(1)
         for server in (self.server, self.flipped):
             load.run(server.url, PATH, self.people.key, self.options.rate, lambda seconds: seconds > 3)
@@ -226,27 +231,31 @@ class Stage:
 
 def under_load(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure everything with the load generator; returns figures and what the checks found."""
-    runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in (BARE, STILL, SWAPS, ELSEWHERE, FLIPS)}
+    runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in TURNS.values()}
     with ExitStack() as stack:
         stage = Stage.set_up(folder, options, stack.enter_context)
         stage.warm_up()
         people, per_round = stage.people, options.swaps // options.rounds
         leaving, elsewhere = people.leaving[: options.swaps], people.leaving[options.swaps : -1]
+        pace = options.pause, options.every
         for turn in range(options.rounds):
             part = slice(turn * per_round, (turn + 1) * per_round)
-            erasing = Erasing(stage.paths, people, leaving[part], stage.kept, options.pause)
-            busy = Erasing(stage.other, people, elsewhere[part], None, options.pause)
-            runs[BARE].append(stage.quiet(stage.bare))
-            runs[STILL].append(stage.quiet(stage.server))
-            runs[SWAPS].append(stage.while_it_runs(stage.server, erasing.run))
-            runs[ELSEWHERE].append(stage.while_it_runs(stage.server, busy.run))
-            flip = partial(stage.flipping.run, per_round)
-            runs[FLIPS].append(stage.while_it_runs(stage.flipped, flip))
+            erasing = Erasing(stage.paths, people, leaving[part], stage.kept, *pace)
+            busy = Erasing(stage.other, people, elsewhere[part], None, *pace)
+            turns_of: dict[str, Callable[[], dict[str, Any]]] = {
+                BARE: partial(stage.quiet, stage.bare),
+                STILL: partial(stage.quiet, stage.server),
+                SWAPS: partial(stage.while_it_runs, stage.server, erasing.run),
+                ELSEWHERE: partial(stage.while_it_runs, stage.server, busy.run),
+                FLIPS: partial(stage.while_it_runs, stage.flipped, partial(stage.flipping.run, per_round)),
+            }
+            for name in options.turns:
+                runs[TURNS[name]].append(turns_of[TURNS[name]]())
     of = {kind: [e for run in found for e in run["exchanges"]] for kind, found in runs.items()}
     of_server = [*of[STILL], *of[SWAPS], *of[ELSEWHERE]]
     checked = checks(of_server, stage.kept, stage.paths, people, options.swaps)
     checked |= checks_of_flips(of[FLIPS], stage.kept_flips)
-    return {"figures": {kind: summary(found) for kind, found in runs.items()}, "checks": checked}
+    return {"figures": {kind: summary(found) for kind, found in runs.items() if found}, "checks": checked}
 
 
 def started_bare(folder: Path, kept: Kept, people: People) -> Any:
@@ -308,7 +317,11 @@ def markdown(found: dict[str, Any]) -> str:
     still = figures[STILL]["p99"]
     lines += [
         "",
-        *(f"p99 over that without swaps, {k}: {figures[k]['p99'] / still:.2f}." for k in RATIOS),
+        *(
+            f"p99 over that without swaps, {kind}: {figures[kind]['p99'] / still:.2f}."
+            for kind in RATIOS
+            if kind in figures
+        ),
         *(
             f"p99 by round, {kind}: {', '.join(f'{v:.1f}' for v in row['p99 by round'])}."
             for kind, row in figures.items()
@@ -341,6 +354,13 @@ def main() -> None:
     parser.add_argument(
         "--pause", type=float, default=0.5, help="seconds from a version to the next deletion"
     )
+    parser.add_argument(
+        "--every", type=float, default=0.0, help="seconds from a deletion to the next at the least"
+    )
+    parser.add_argument(
+        "--turns", nargs="+", choices=TURNS, default=list(TURNS), help="still and swaps: always"
+    )
+    parser.add_argument("--serve-workers", type=int, default=1, help="processes that answer")
     parser.add_argument("--solve-priority", default="low", help="of the workers")
     parser.add_argument("--nice", type=int, default=0, help="of the workers")
     parser.add_argument("--worker-threads", type=int, default=0, help="for Numba; 0: all cores")

@@ -165,6 +165,7 @@ def serve(service: Service, listener: socket.socket, workers: int = 1) -> None:
         ws="none",
         log_level="warning",
         access_log=False,
+        proxy_headers=False,  # nothing asks who the client is, or what the proxy was called
         server_header=False,
         date_header=False,
         limit_concurrency=_MOST_CONNECTIONS,

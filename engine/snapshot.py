@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from ..models.base import ForgettableModel, Interactions
+from ..models.base import ForgettableModel, Interactions, row_of
 from ..models.factorization import Factorization
 from .closable import Closable
 from .fence import Fence
@@ -117,7 +116,7 @@ class Snapshot:
         """
         chosen = self._model(model)
         row = self._row(user_id)
-        items, scores = chosen.recommend(row, self._own(row), N=N)
+        items, scores = chosen.recommend(row, None, N=N)
         return self._items.external(items), scores
 
     def recommend_many(
@@ -135,7 +134,7 @@ class Snapshot:
         known = np.array([row for row in rows if row is not None], dtype=np.int64)
         if not known.size:
             return [None] * len(rows)
-        answers = iter(zip(*chosen.recommend(known, self._user_items[known], N=N), strict=True))
+        answers = iter(zip(*chosen.recommend(known, None, N=N), strict=True))
         return [None if row is None else self._external(*next(answers)) for row in rows]
 
     def recommend_for(
@@ -174,7 +173,7 @@ class Snapshot:
         """
         chosen, row = self._model(model), self._row(user_id)
         columns = np.array([self._column(item_id) for item_id in item_ids], dtype=np.int64)
-        found = support(chosen, self._own(row), columns, N)
+        found = support(chosen, row_of(self._user_items, row), columns, N)
         return [(self._items.external(items), scores) for items, scores in found]
 
     def similar_items(
@@ -247,21 +246,8 @@ class Snapshot:
         """Ask each model once: what it derives or compiles at its first question, nobody then waits for."""
         if len(self._users) and len(self._items):
             for model in self._models.values():
-                model.recommend(0, self._own(0))
+                model.recommend(0, None)
                 model.similar_items(0)
-
-    def _own(self, row: int) -> Interactions:
-        """Return the interactions of one row, CSR [1, n_items], without a copy."""
-        start, stop = self._user_items.indptr[row], self._user_items.indptr[row + 1]
-        own: Interactions = sp.csr_matrix(
-            (
-                self._user_items.data[start:stop],
-                self._user_items.indices[start:stop],
-                np.array([0, stop - start], self._user_items.indptr.dtype),
-            ),
-            shape=(1, self._user_items.shape[1]),
-        )
-        return own
 
     def _external(self, items: NDArray[Any], scores: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Drop the padding of a batch's row, and name the items."""

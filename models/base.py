@@ -69,6 +69,23 @@ class Proof:
     reason: str = ""
 
 
+def row_of(user_items: Interactions, row: int) -> Interactions:
+    """Return the interactions of one row, CSR [1, n_items], over the same memory. O(1).
+
+    Examples
+    --------
+    >>> row_of(sp.csr_matrix([[1, 0], [0, 2]]), 1).toarray()
+    array([[0, 2]])
+    """
+    start, stop = user_items.indptr[row], user_items.indptr[row + 1]
+    indptr = np.array([0, stop - start], user_items.indptr.dtype)
+    one: Interactions = sp.csr_matrix(
+        (user_items.data[start:stop], user_items.indices[start:stop], indptr),
+        shape=(1, user_items.shape[1]),
+    )
+    return one
+
+
 def canonical_interactions(user_items: Any) -> Interactions:
     """Copy interactions into canonical CSR: sorted, duplicates summed, explicit zeros dropped.
 
@@ -336,7 +353,7 @@ class ForgettableModel(ABC):
         Parameters
         ----------
         userid : int, or int [b].
-        user_items : CSR [1 or b, n_items]: the rows of those users.
+        user_items : CSR [1 or b, n_items]: the rows of those users; None: the rows that the model keeps.
         N : how many items at the most.
 
         Returns

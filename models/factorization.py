@@ -10,7 +10,7 @@ from implicit.cpu.matrix_factorization_base import MatrixFactorizationBase
 from implicit.cpu.topk import topk
 from numpy.typing import ArrayLike, NDArray
 
-from .base import ForgettableModel, Interactions
+from .base import ForgettableModel, Interactions, row_of
 
 FloatArray: TypeAlias = NDArray[Any]
 Ranked: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
@@ -209,7 +209,8 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
         """Return the rows of interactions to filter by, CSR [b, n_items]."""
         n_items = self.item_factors.shape[0]
         if user_items is None:
-            return self.user_items[self._known(users, self.user_items.shape[0], "user")]
+            self._known(users, self.user_items.shape[0], "user")
+            return row_of(self.user_items, users[0]) if users.size == 1 else self.user_items[users]
         if not sp.issparse(user_items) or user_items.shape != (users.size, n_items):
             raise ValueError(
                 f"user_items is a {type(user_items).__name__} of shape {np.shape(user_items)}; pass CSR with "

@@ -66,8 +66,8 @@ class ItemModel(ForgettableModel):
         ConcurrentForgettingError
             Only where the class says so.
         """
-        rows = self._rows(userid, user_items)
-        indptr, indices, data = csr_arrays(rows)
+        kept, users = self._rows(userid, user_items)
+        indptr, indices, data = csr_arrays(kept)
 
         def rank(r: int) -> Ranked:
             items, values = indices[indptr[r] : indptr[r + 1]], data[indptr[r] : indptr[r + 1]]
@@ -76,7 +76,7 @@ class ItemModel(ForgettableModel):
                 usable[items] = False
             return _best(scores, usable, N)
 
-        return rank(0) if np.ndim(userid) == 0 else _padded([rank(r) for r in range(rows.shape[0])], N)
+        return rank(users[0]) if np.ndim(userid) == 0 else _padded([rank(r) for r in users], N)
 
     def similar_items(self, itemid: Any, N: int = 10) -> tuple[NDArray[Any], NDArray[Any]]:
         """Rank the items most alike; ties go to the lower id.
@@ -102,14 +102,15 @@ class ItemModel(ForgettableModel):
         ranked = [_best(*self._score_item(int(item)), N) for item in items]
         return ranked[0] if np.ndim(itemid) == 0 else _padded(ranked, N)
 
-    def _rows(self, userid: Any, user_items: Interactions | None) -> Interactions:
+    def _rows(self, userid: Any, user_items: Interactions | None) -> tuple[Interactions, IntVector]:
+        """Return a matrix, and which of its rows are to be ranked for."""
         users = np.atleast_1d(np.asarray(userid))
         if user_items is None:
             kept = self.user_items
             for user in users:
                 if not 0 <= user < kept.shape[0]:
                     raise ValueError(f"user {user} is not in the model (it has rows 0..{kept.shape[0] - 1})")
-            return kept[users]
+            return kept, users
         if not sp.issparse(user_items):
             raise ValueError(f"user_items is a {type(user_items).__name__}; pass CSR, one row for each user")
         if user_items.shape != (users.size, self.n_items):
@@ -120,7 +121,7 @@ class ItemModel(ForgettableModel):
         rows: Interactions = user_items.tocsr()
         if not np.isfinite(rows.data).all():
             raise ValueError("user_items has a value that is NaN or infinite; values must be finite")
-        return rows
+        return rows, np.arange(users.size)
 
 
 def _best(scores: FloatArray, usable: BoolArray, n: int) -> Ranked:

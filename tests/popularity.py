@@ -48,7 +48,8 @@ class Popularity(ForgettableModel):
     def recommend(self, userid, user_items, N=10, filter_already_liked_items=True):
         """Rank by count."""
         scores = self.weight * self.item_counts
-        liked = set(user_items.indices.tolist()) if filter_already_liked_items else set()
+        rows = self.user_items[userid] if user_items is None else user_items
+        liked = set(rows.indices.tolist()) if filter_already_liked_items else set()
         ids = [i for i in np.argsort(-scores, kind="stable") if i not in liked and scores[i] > 0][:N]
         return np.array(ids, dtype=np.int32), scores[ids]
 
