@@ -3,10 +3,10 @@
     python benchmarks/bench_index.py --data train.txt
     python benchmarks/bench_index.py --data train.txt --made 100000 1000000 --generate 50000 100000 2500000
 
-Every query is one user's top ten, as serving asks for it, exactly and through the index in turns. Recall is
-over users drawn anew. ``--made``: catalogues whose items are mixtures of two of the
-data's, with noise of .3 of their length: many near each other, which is hard for an index. ``--generate``:
-users, items and interactions, social-like, and factors fitted to them.
+Every query is one user's top ten, or the ten items most like one, as serving asks for them, exactly and
+through the index in turns. Recall is over users and items drawn anew. ``--made``: catalogues whose items are
+mixtures of two of the data's, with noise of .3 of their length: many near each other, which is hard for an
+index. ``--generate``: users, items and interactions, social-like, and factors fitted to them.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 import turns
-from recunlearn.engine.item_index import build_item_index
+from recunlearn.engine.item_index import ItemIndex, build_item_index
 from recunlearn.models import ForgettableALS, SpectralMF
 from recunlearn.models.factorization import Factorization
 from rich.console import Console
@@ -76,25 +76,38 @@ def measure(case: Case, queries: int) -> dict[str, Any]:
         "factors": model.item_factors.shape[1],
         "build": time.perf_counter() - start,
         "build_cpu": time.process_time() - spent,
-        "candidates": None if index is None else 10 * index.candidates,
         "bytes": None if index is None else len(index.codes()),
     }
-    users = np.random.default_rng(1).permutation(np.flatnonzero(np.diff(x.indptr)))[:queries]
-    rows = {int(user): x[int(user)] for user in users}
+    rng = np.random.default_rng(1)
+    users = rng.permutation(np.flatnonzero(np.diff(x.indptr)))[:queries].tolist()
+    rows = {user: x[user] for user in users}
+    items = rng.permutation(np.flatnonzero(np.any(model.item_factors != 0, axis=1)))[:queries].tolist()
+    found["lists"] = in_turns(model, index, users, lambda user: model.recommend(user, rows[user], N=10))
+    found["lists"]["candidates"] = None if index is None else 10 * index.candidates
+    found["similar"] = in_turns(model, index, items, lambda item: model.similar_items(item, N=10))
+    few = None if index is None else index.similar_candidates
+    found["similar"]["candidates"] = None if few is None else 10 * few
+    return found
+
+
+def in_turns(
+    model: Factorization, index: ItemIndex | None, asked: list[int], ask: Callable[[int], Any]
+) -> dict[str, Any]:
+    """Ask exactly and through the index in turns; returns medians and processor time of both, and recall."""
     answers: dict[str, list[Any]] = {"exact": [], "index": []}
     times: dict[str, list[float]] = {"exact": [], "index": []}
     cpu = dict.fromkeys(answers, 0.0)
-    for group in _groups(list(rows)):
+    for group in _groups(asked):
         for way, shortlist in (("exact", None), ("index", index)):
             model.shortlist = shortlist
             before = time.process_time()
-            for user in group:
-                answers[way].append(_timed(times[way], lambda u=user: model.recommend(u, rows[u], N=10)))
+            for one in group:
+                answers[way].append(_timed(times[way], lambda one=one: ask(one)))
             cpu[way] += time.process_time() - before
+    found: dict[str, Any] = {"recall": _recall(answers["exact"], answers["index"])}
     for way in answers:
         found[way] = float(np.median(times[way]))
-        found[f"{way}_cpu"] = cpu[way] / users.size
-    found["recall"] = _recall(answers["exact"], answers["index"])
+        found[f"{way}_cpu"] = cpu[way] / len(asked)
     return found
 
 
@@ -151,10 +164,14 @@ def main() -> None:
 def _show(row: dict[str, Any]) -> None:
     """Print one case."""
     table = Table("", "exact", "index")
-    table.add_row("query, ms", f"{1e3 * row['exact']:.3f}", f"{1e3 * row['index']:.3f}")
-    table.add_row("... of processor time", f"{1e3 * row['exact_cpu']:.3f}", f"{1e3 * row['index_cpu']:.3f}")
-    table.add_row("recall at 10", "1", f"{row['recall']:.4f}")
-    table.add_row("items scored", str(row["items"]), str(row["candidates"] or "all"))
+    for kind in ("lists", "similar"):
+        one = row[kind]
+        table.add_row(f"{kind}: query, ms", f"{1e3 * one['exact']:.3f}", f"{1e3 * one['index']:.3f}")
+        table.add_row(
+            "... of processor time", f"{1e3 * one['exact_cpu']:.3f}", f"{1e3 * one['index_cpu']:.3f}"
+        )
+        table.add_row("... recall at 10", "1", f"{one['recall']:.4f}")
+        table.add_row("... items scored", str(row["items"]), str(one["candidates"] or "all"))
     table.add_row("build, s (processor)", "", f"{row['build']:.2f} ({row['build_cpu']:.2f})")
     table.add_row(
         "memory, MB", f"{row['items'] * row['factors'] * 4 / 1e6:.1f}", f"{(row['bytes'] or 0) / 1e6:.1f}"

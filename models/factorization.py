@@ -35,6 +35,15 @@ class Shortlist(Protocol):
         """
         ...
 
+    def alike(self, item: int, n: int) -> NDArray[np.int64] | None:
+        """Name candidates for the ``n`` items most like one by the cosine of factors; None: score all.
+
+        Returns
+        -------
+        int64, ascending: ``n`` items or more, the one itself among them, none of the others empty.
+        """
+        ...
+
 
 class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[misc]  # implicit is untyped
     """A model whose scores are ``user_factors @ item_factors.T``; a drop-in for implicit's factorisations.
@@ -45,8 +54,8 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
         written to: a reader that holds them keeps what it had. Recommending while another thread forgets
         is safe: the answer is of before or of after, whole.
     num_threads : of implicit's top-k for batches; 0: all cores.
-    shortlist : narrows down what is scored for a few users at once; None, or one that was built on other
-        item factors than are published: everything is. Scores are the factors' own either way.
+    shortlist : narrows down what is scored for a few users or items at once; None, or one that was built on
+        other item factors than are published: everything is. Scores are the factors' own either way.
     """
 
     shortlist: Shortlist | None = None
@@ -151,8 +160,13 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
         """
         if recalculate_item or item_users is not None:
             raise NotImplementedError("an item cannot be folded in; fit with its interactions")
-        self._known(np.atleast_1d(np.asarray(itemid)), self.item_factors.shape[0], "item")
-        return self._similar(itemid, self.item_factors, N, items, filter_items)
+        factors, asked = self.item_factors, np.atleast_1d(np.asarray(itemid))
+        self._known(asked, factors.shape[0], "item")
+        near = self._alike(asked, factors, N) if items is None and filter_items is None else None
+        if near is None:
+            return self._similar(itemid, factors, N, items, filter_items)
+        ids, scores = self._similar_near(asked, factors, near, N)
+        return _real(ids[0], scores[0]) if np.ndim(itemid) == 0 else (ids, scores)
 
     def similar_users(
         self,
@@ -264,11 +278,10 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
         return cast("NDArray[np.int64]", usable)
 
     def _unit(self, factors: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the rows of ``factors`` at length one (zero rows as they are) and their lengths."""
+        """Return what :func:`normalised` does, worked out once for item factors that are published."""
         known, unit, norms = self._unit_of
         if known is not factors:
-            norms = np.linalg.norm(factors, axis=1)
-            unit = np.ascontiguousarray(factors / np.where(norms > 0, norms, 1)[:, None])
+            unit, norms = normalised(factors)
             if factors is self.item_factors:
                 self._unit_of = (factors, unit, norms)
         return unit, norms
@@ -335,6 +348,34 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
         ids, scores = zip(*found, strict=True)
         return np.concatenate(ids), np.concatenate(scores)
 
+    def _alike(self, asked: NDArray[Any], item_factors: FloatArray, n: int) -> list[NDArray[np.int64]] | None:
+        """Name the items to score for each of a few items; None: score all."""
+        index = self.shortlist
+        if index is None or index.item_factors is not item_factors or not 0 < len(asked) <= _FEW_QUERIES:
+            return None
+        if n < 1:
+            return None  # refused where all are scored
+        nearby = []
+        for item in asked.tolist():
+            near = index.alike(item, n)
+            if near is None:
+                return None
+            nearby.append(near)
+        return nearby
+
+    def _similar_near(
+        self, asked: NDArray[Any], item_factors: FloatArray, near: list[NDArray[np.int64]], n: int
+    ) -> Ranked:
+        """Rank for each item those named for it by cosine; as :meth:`_top`."""
+        found = []
+        for item, names in zip(asked, near, strict=True):
+            unit, _ = normalised(item_factors[names])
+            query = unit[np.searchsorted(names, item)]
+            places, cosines = self._top(query[None], unit, np.arange(names.size), None, n)
+            found.append((np.where(places < 0, -1, names[places]).astype(np.int32), cosines))
+        ids, scores = zip(*found, strict=True)
+        return np.concatenate(ids), np.concatenate(scores)
+
     def _threads(self, queries: int) -> int:
         """Return implicit's number of threads: for one query, a second thread only costs."""
         return 1 if queries == 1 else self.num_threads
@@ -356,6 +397,19 @@ class Factorization(ForgettableModel, MatrixFactorizationBase):  # type: ignore[
         candidates, asked_ids = np.flatnonzero(usable), np.atleast_1d(np.asarray(ids))
         found, scores = self._top(unit[asked_ids], unit, candidates, None, n)
         return _real(found[0], scores[0]) if np.ndim(ids) == 0 else (found, scores)
+
+
+def normalised(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return rows at length one (zero rows as they are), C-contiguous, and their lengths.
+
+    Examples
+    --------
+    >>> normalised(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    (array([[0.6, 0.8],
+           [0. , 0. ]]), array([5., 0.]))
+    """
+    norms = np.linalg.norm(rows, axis=1)
+    return np.ascontiguousarray(rows / np.where(norms > 0, norms, 1)[:, None]), norms
 
 
 def _real(ids: NDArray[Any], scores: NDArray[Any]) -> Ranked:

@@ -81,6 +81,48 @@ def test_scores_are_the_models_own(fitted, plays):
         assert np.all(np.diff(scores) <= 0)
 
 
+def test_of_the_ten_most_alike_hardly_one_is_missed(fitted):
+    """Over all items, recall of similar ones is within a point of what was aimed at; each is like itself."""
+    model = indexed(fitted)
+    assert model.shortlist.similar_candidates is not None
+    assert model.shortlist.similar_recall >= RECALL
+    shares = []
+    for item in range(fitted.item_factors.shape[0]):
+        exact, near = fitted.similar_items(item, N=11)[0], model.similar_items(item, N=11)[0]
+        assert item in near
+        shares.append(np.isin(exact[exact != item], near).mean())
+    assert np.mean(shares) >= RECALL - 0.01
+
+
+def test_cosines_are_the_models_own(fitted):
+    """What a similar item is given is the cosine of the factors themselves, best first."""
+    model = indexed(fitted)
+    unit = fitted.item_factors / np.linalg.norm(fitted.item_factors, axis=1)[:, None]
+    for item in range(0, unit.shape[0], 50):
+        ids, cosines = model.similar_items(item)
+        np.testing.assert_allclose(cosines, unit[ids] @ unit[item], rtol=2e-5, atol=1e-6)
+        assert ids.size == np.unique(ids).size == 10
+        assert np.all(np.diff(cosines) <= 0)
+
+
+def test_similar_items_are_exact_where_the_index_is_not_asked(fitted):
+    """Long lists, many items at once and chosen ones: bit for bit; a few at once get what each gets alone."""
+    model = indexed(fitted)
+    everything = np.arange(fitted.item_factors.shape[0])
+    for item, options in ((0, {"N": 1000}), (everything[:100], {}), (0, {"items": everything[:500]})):
+        for ours, exact in zip(
+            model.similar_items(item, **options), fitted.similar_items(item, **options), strict=True
+        ):
+            np.testing.assert_array_equal(ours, exact)
+    ids, cosines = model.similar_items(everything[:5], N=7)
+    for item in range(5):
+        alone = model.similar_items(item, N=7)
+        np.testing.assert_array_equal(ids[item], alone[0])
+        np.testing.assert_array_equal(cosines[item], alone[1])
+    with pytest.raises(ValueError, match="N is 0"):
+        model.similar_items(0, N=0)
+
+
 def test_what_somebody_has_is_never_recommended(fitted, plays):
     """However many items a user has, none comes back, and the list is as long as the exact one."""
     model = indexed(fitted)
@@ -101,6 +143,8 @@ def test_an_item_that_nobody_has_any_more_is_never_recommended(plays):
     assert model.shortlist is not None
     kept = model.user_items
     assert not any(best in ids for ids, _ in all_top_tens(model, kept))
+    assert model.similar_items(best)[0].size == 0
+    assert not any(best in model.similar_items(item)[0] for item in range(0, plays.shape[1], 10))
 
 
 @pytest.mark.parametrize(
@@ -187,10 +231,16 @@ def test_an_index_of_other_factors_is_never_asked(fitted, plays):
         def near(self, query, n, seen):
             raise AssertionError("asked")
 
+        def alike(self, item, n):
+            raise AssertionError("asked")
+
     model.shortlist = Tripwire()
     with pytest.raises(AssertionError, match="asked"):
         model.recommend(1, plays[1])
+    with pytest.raises(AssertionError, match="asked"):
+        model.similar_items(1)
     model.forget_users([0])
+    assert model.similar_items(1)[0].size == 10
     assert model.recommend(1, plays[1])[0].size == 10
 
 
@@ -343,7 +393,7 @@ def test_an_unknown_index_is_refused(shop):
 
 
 def test_over_http_its_recall_is_a_metric(shop, plays):
-    """Single lists, lists of somebody new and batches come from it; /metrics says how many it finds."""
+    """Lists of one, of somebody new, of many, and similar items come from it; /metrics says its recall."""
     status = {"version": 1, "requests": {}, "oldest_pending_seconds": None}
 
     async def ask(app):
@@ -352,12 +402,17 @@ def test_over_http_its_recall_is_a_metric(shop, plays):
             one = await http.get("/v1/users/3/recommendations")
             new = await http.post("/v1/recommendations", json={"item_ids": plays[3].indices.tolist()})
             some = await http.post("/v1/recommendations:batch", json={"user_ids": ["3", "nobody"]})
-            return one.json(), new.json(), some.json(), (await http.get("/metrics")).text
+            alike = await http.get("/v1/items/7/similar")
+            return one.json(), new.json(), some.json(), alike.json(), (await http.get("/metrics")).text
 
     with SnapshotReader(shop.paths.root, index="pq") as reader:
-        one, new, some, metrics = asyncio.run(ask(create_app(reader, lambda: status)))
+        index = reader.current().indexes["spectral_mf"]
+        named = index.alike(7, 10)
+        one, new, some, alike, metrics = asyncio.run(ask(create_app(reader, lambda: status)))
     assert len(one["items"]) == len(new["items"]) == 10
     assert some["users"][0]["items"] == one["items"]
+    assert alike["items"][0]["item_id"] == 7
+    assert {item["item_id"] for item in alike["items"]} <= set(named.tolist())
     seen = set(plays[3].indices.tolist())
     assert not seen & {item["item_id"] for item in one["items"] + new["items"]}
     (recall,) = re.findall(r'^recunlearn_index_recall{model="spectral_mf"} (.+)$', metrics, re.MULTILINE)
