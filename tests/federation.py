@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 import scipy.sparse as sp
 from recunlearn.engine.state import StatePaths
-from recunlearn.models import MODELS
+from recunlearn.models import MODELS, SpectralMF
 from recunlearn.models.base import canonical_interactions
+from recunlearn.models.summed import model_at_home
 from recunlearn.streaming.federated.board import Board
 from recunlearn.streaming.federated.coordinator import Coordinator
 from recunlearn.streaming.federated.coordinator_state import found_federation
@@ -17,15 +18,17 @@ from recunlearn.streaming.federated.silo import Silo, join
 from recunlearn.streaming.federated.silo_state import ask
 
 ITEMS = [f"item-{k}" for k in range(30)]
+MANY_ITEMS = [f"item-{k}" for k in range(150)]
+"""More than a solve by products asks about at once."""
 
 
-def rows_of(users, seed=0):
+def rows_of(users, seed=0, items=ITEMS):
     """Draw users with two to nine items each: user_id, item_id, value."""
     draw = np.random.default_rng(seed)
     rows = [
-        (user, ITEMS[item], float(draw.integers(1, 4)))
+        (user, items[item], float(draw.integers(1, 4)))
         for user in users
-        for item in draw.choice(len(ITEMS), draw.integers(2, 10), replace=False)
+        for item in draw.choice(len(items), draw.integers(2, 10), replace=False)
     ]
     return pl.DataFrame(rows, schema=["user_id", "item_id", "value"], orient="row")
 
@@ -38,11 +41,11 @@ class Federation:
         self.board = Board(self.folder / "board")
         self.root = self.folder / "coordinator"
         self.model, self.settings = model, settings or {}
-        self.secure = secure
+        self.secure, self.items = secure, options.pop("items", ITEMS)
         if secure:
             options.setdefault("round_every", 3600.0)
         found_federation(
-            self.root, self.board.root, "test", ITEMS, model, self.settings, **{"batch": 1, **options}
+            self.root, self.board.root, "test", self.items, model, self.settings, **{"batch": 1, **options}
         )
         for name, frame in self.frames.items():
             self.add(name, frame)
@@ -115,14 +118,31 @@ class Federation:
         """Fit on the rows of everybody who is left, brought together."""
         frame = pl.concat(self.frames.values())
         users = {user: k for k, user in enumerate(sorted(set(frame["user_id"])))}
-        place = [users[user] for user in frame["user_id"]], [ITEMS.index(item) for item in frame["item_id"]]
-        x = sp.csr_matrix((frame["value"].to_numpy(), place), shape=(len(users), len(ITEMS)))
+        place = (
+            [users[user] for user in frame["user_id"]],
+            [self.items.index(item) for item in frame["item_id"]],
+        )
+        x = sp.csr_matrix((frame["value"].to_numpy(), place), shape=(len(users), len(self.items)))
         return MODELS[self.model](**self.settings).fit(canonical_interactions(x))
 
     def is_exact(self):
         """Tell whether what is published is, bit for bit, the pooled fit."""
         _, published = self.published()
         return same_published(published, self.pooled())
+
+
+def is_within_certificate(published, rows, **options):
+    """Tell whether what is served at home of a SpectralMF is within its bound of a far tighter fit."""
+    lam = published.settings["regularization"]
+    settings = {**published.settings, **options, "regularization": lam, "tolerance": 1e-9, "dtype": "float64"}
+    home, truth = model_at_home(published, rows), SpectralMF(**settings).fit(rows)
+    scale = np.asarray(published.arrays["item_scale"])
+    ours, theirs = (
+        (m.user_factors.astype(float) @ m.item_factors.astype(float).T) * scale for m in (home, truth)
+    )
+    proof, apart = home.certificate, np.linalg.norm(ours - theirs)
+    is_near = bool(apart <= proof.bound * np.linalg.norm(ours) * 1.001)
+    return proof.certified and 0 < proof.bound <= home.tolerance and is_near
 
 
 def same_published(published, fitted):

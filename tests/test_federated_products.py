@@ -5,12 +5,11 @@ import shutil
 
 import msgspec
 import numpy as np
+import polars as pl
 import pytest
 from recunlearn import cli
 from recunlearn.engine.signing import SigningKey
 from recunlearn.engine.state import StatePaths
-from recunlearn.models import SpectralMF
-from recunlearn.models.summed import model_at_home
 from recunlearn.models.sums import sums_of
 from recunlearn.streaming.federated.coordinator import Coordinator
 from recunlearn.streaming.federated.coordinator_state import read_state
@@ -21,11 +20,13 @@ from recunlearn.streaming.federated.rounds.places import silo_folder, solve_fold
 from recunlearn.streaming.federated.rounds.terms import Answer, Opening, SolveError, read
 from recunlearn.streaming.federated.said import sign
 from recunlearn.streaming.federated.silo import Silo
+from recunlearn.streaming.federated.silo_rows import matrix_of
 from recunlearn.streaming.federated.silo_state import read_state as read_silo
 from recunlearn.streaming.federated.sums_file import write_arrow
 from typer.testing import CliRunner
 
-from .federation import ITEMS, Federation, rows_of
+from .federation import MANY_ITEMS as ITEMS
+from .federation import Federation, is_within_certificate, rows_of
 
 NAMES = ("east", "north", "south")
 SETTINGS = {"factors": 4}
@@ -36,8 +37,10 @@ class Products(Federation):
 
     def __init__(self, folder, names=NAMES, **options):
         self.away, self.meddle = set(), lambda name: None
-        frames = {name: rows_of([f"{name}-{k}" for k in range(20)], seed) for seed, name in enumerate(names)}
-        super().__init__(folder, frames, "spectral_mf", SETTINGS, products=True, **options)
+        frames = {
+            name: rows_of([f"{name}-{k}" for k in range(20)], seed, ITEMS) for seed, name in enumerate(names)
+        }
+        super().__init__(folder, frames, "spectral_mf", SETTINGS, products=True, items=ITEMS, **options)
 
     def here(self):
         """Name who is there and looks."""
@@ -67,22 +70,10 @@ class Products(Federation):
         """Hold what is published against a fit on the rows of who is left, far tighter: within its bound."""
         manifest, published = self.published()
         frames = [frame for name, frame in self.frames.items() if name in (names or self.frames)]
-        self_frames, self.frames = self.frames, dict(enumerate(frames))
-        self.settings = {**manifest.settings, "tolerance": 1e-9, "dtype": "float64"}
-        truth = self.pooled()
-        self.frames = self_frames
-        assert isinstance(truth, SpectralMF)
-        home = model_at_home(published, truth.user_items)
-        scale = np.asarray(published.arrays["item_scale"])
-        ours, theirs = (
-            (m.user_factors.astype(float) @ m.item_factors.astype(float).T) * scale for m in (home, truth)
-        )
-        assert home.certificate.certified
-        assert np.linalg.norm(ours - theirs) <= home.certificate.bound * np.linalg.norm(ours) * 1.001
+        rows = matrix_of(pl.concat(frames), ITEMS)
+        assert is_within_certificate(published, rows)
         assert manifest.users == sum(frame["user_id"].n_unique() for frame in frames)
-        assert np.array_equal(
-            published.arrays["counts"], np.bincount(truth.user_items.indices, minlength=len(ITEMS))
-        )
+        assert np.array_equal(published.arrays["counts"], np.bincount(rows.indices, minlength=len(ITEMS)))
         return manifest
 
 
@@ -296,6 +287,30 @@ def test_a_new_epoch_begins_with_the_rows_of_who_is_left(made):
     assert (manifest.epoch, manifest.users) == (2, 59)
     assert published.arrays["counts"].size == len(ITEMS) + 1
     assert [one.erased for one in read_silo(made.silo("north")).done] == [0, 1]
+
+
+# -- what is given away --------------------------------------------------------------------------------
+
+
+def opened_by(made, name, number):
+    """Read the counts and degrees that a silo opens a solve with, as the coordinator does."""
+    content = (silo_folder(made.board, name, number) / "opening.numbers").read_bytes()
+    return np.frombuffer(content, "<i8").reshape(2, len(ITEMS))
+
+
+def test_openings_before_and_after_a_deletion_differ_by_who_left(made):
+    """Items and values of one, the sums of two: batches hide nobody from the coordinator."""
+    openings = []
+    made.meddle = lambda name: openings.append(opened_by(made, "north", read_silo(made.silo("north")).solve))
+    rows = made.frames["north"]
+    for leaving in ((), ("north-3",), ("north-5", "north-8")):
+        made.forget("north", *leaving)
+        made.everybody()
+        if leaving:
+            before, after = openings[0], openings[-1]
+            gone = matrix_of(rows.filter(pl.col("user_id").is_in(leaving)), ITEMS).toarray()
+            assert np.array_equal(before - after, [(gone > 0).sum(axis=0), gone.sum(axis=0)])
+        openings = openings[-1:]
 
 
 # -- against whoever breaks the rules ------------------------------------------------------------------

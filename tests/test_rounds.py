@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recunlearn.engine.signing import SigningKey, public_pem
 from recunlearn.eval.generate import social_interactions
-from recunlearn.models import SpectralMF
 from recunlearn.models.rounds import Margins, RowProducts, published_by_rounds, require_product
-from recunlearn.models.summed import model_at_home, published_from_sums, statistic_of
+from recunlearn.models.summed import published_from_sums, statistic_of
 from recunlearn.models.sums import Statistic, SumsError, sums_of
 from recunlearn.streaming.federated.board import Board
 from recunlearn.streaming.federated.rounds import silo as silo_side
@@ -36,6 +35,8 @@ from recunlearn.streaming.federated.rounds.terms import (
     read_terms,
 )
 from recunlearn.streaming.federated.said import name_of, sign
+
+from .federation import is_within_certificate
 
 NAMES = ("east", "north", "south")
 SETTINGS = {"factors": 10}
@@ -67,20 +68,6 @@ def together(parts, statistic):
     return margins, lambda block: reduce(np.add, [side.times(block) for side in sides])
 
 
-def check_within_certificate(published, rows, options=SETTINGS):
-    """Compare what is served at home with a fit on all rows, far tighter: within the bound that is stated."""
-    home = model_at_home(published, rows)
-    lam = published.settings["regularization"]
-    truth = SpectralMF(**options | {"regularization": lam, "tolerance": 1e-9, "dtype": "float64"}).fit(rows)
-    scale = np.asarray(published.arrays["item_scale"])
-    ours, theirs = (
-        (m.user_factors.astype(float) @ m.item_factors.astype(float).T) * scale for m in (home, truth)
-    )
-    assert home.certificate.certified
-    assert np.linalg.norm(ours - theirs) <= home.certificate.bound * np.linalg.norm(ours) * 1.001
-    assert 0 < home.certificate.bound <= home.tolerance
-
-
 # -- products and margins ----------------------------------------------------------------------------
 
 
@@ -109,7 +96,7 @@ def test_products_add_up_however_rows_are_grouped(count, seed, dtype, binary):
 def test_rounds_solve_what_all_rows_would(rows, statistic, count):
     """Over one part and over seven: certified, within the bound of the optimum; lambda as from the sums."""
     published = published_by_rounds(SETTINGS, *together(parts_of(rows, count), statistic))
-    check_within_certificate(published, rows)
+    assert is_within_certificate(published, rows)
     from_sums = published_from_sums("spectral_mf", SETTINGS, sums_of(rows, statistic))
     assert published.settings == from_sums.settings
     assert np.array_equal(published.arrays["counts"], from_sums.arrays["counts"])
@@ -244,8 +231,8 @@ def test_three_processes_fit_and_forget(rows, statistic, tmp_path):
         for child in children.values():
             child.kill()
             child.communicate()
-    check_within_certificate(fitted, all_rows)
-    check_within_certificate(forgotten, left)
+    assert is_within_certificate(fitted, all_rows)
+    assert is_within_certificate(forgotten, left)
     assert np.array_equal(forgotten.arrays["counts"], np.bincount(left.indices, minlength=ITEMS))
     assert int(answered["south"][0]) == solve.rounds == int(answered["north"][0]) + 2
     assert all(int(one[1]) == again.rounds for one in answered.values())
