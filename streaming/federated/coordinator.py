@@ -331,7 +331,7 @@ class Coordinator(Closable):
             )  # fmt: skip
             self._answers.keep(receipt)
         state.version, state.begun, state.dirty = version, True, False
-        state.unanswered = [one for one in state.unanswered if one not in answered]
+        state.unanswered = [one for one in state.unanswered if not self._adding.counts(one.header)]
         state.answered = [one.header.key for one in answered]
         self._commit()
         for one in answered:

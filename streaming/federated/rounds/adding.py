@@ -75,9 +75,10 @@ class ByProducts:
             self._begin_if_due(wanted)
         elif is_spent(self._board, solves.number):  # cut off on the way
             self._begin(solves.asked, solves.away)
-        elif state.dirty and state.is_out_of_patience():
-            self._leave_out_who_is_away()
         self._open()
+        if self._solve is not None and state.dirty and state.is_out_of_patience():
+            self._leave_out_who_is_away(self._opened(self._solve))
+            self._open()
 
     def drop(self, name: str) -> None:
         """Do without a silo: what is published is not of those who are left."""
@@ -109,18 +110,7 @@ class ByProducts:
         state = self._state
         if self._solve is None:
             return state.dirty and state.begun and not any(one.sequence for one in state.parties.values())
-        openings = self._solve.openings()
-        for name, opening in openings.items():
-            party = state.parties[name]
-            if opening.as_of == party.sequence and opening.users != party.users:
-                raise SolveError(
-                    f"silo {name} opens with {opening.users} users, and its messages leave {party.users}; "
-                    "look into it, then: recunlearn coordinator extend --again"
-                )
-        return all(
-            name in openings and openings[name].as_of == state.parties[name].sequence
-            for name in self._solves.asked
-        )
+        return {*self._solves.asked} == self._opened(self._solve)
 
     def make(self) -> Made | None:
         """Ask for products until SpectralMF is solved and certified; None: a silo went away meanwhile.
@@ -160,6 +150,21 @@ class ByProducts:
         """Remove what was said in solves that are over."""
         remove_other_solves(self._board, self._solves.number if self._solves.asked else 0)
 
+    def _opened(self, solve: Solve) -> set[str]:
+        """Name who has opened as of its last letter."""
+        opened = set()
+        for name, opening in solve.openings().items():
+            party = self._state.parties[name]
+            if opening.as_of != party.sequence:
+                continue
+            if opening.users != party.users:
+                raise SolveError(
+                    f"silo {name} opens with {opening.users} users, and its messages leave {party.users}; "
+                    "look into it, then: recunlearn coordinator extend --again"
+                )
+            opened.add(name)
+        return opened
+
     def _begin_if_due(self, wanted: list[str]) -> None:
         """Begin a solve with everybody, if anything is new; an epoch's first waits for all, with patience."""
         state, solves = self._state, self._solves
@@ -180,13 +185,12 @@ class ByProducts:
         solves.since = time.time()
         write_state(self._root, self._state)
 
-    def _leave_out_who_is_away(self) -> None:
+    def _leave_out_who_is_away(self, present: set[str]) -> None:
         """Begin again without who has not opened."""
-        missing = waits_for(self._board, self._state)
-        present = [name for name in self._solves.asked if name not in missing]
+        missing = {*self._solves.asked} - present
         if missing and present:
-            _log.warning("solve %d goes on without %s", self._solves.number, ", ".join(missing))
-            self._begin(present, sorted({*missing, *self._solves.away}))
+            _log.warning("solve %d goes on without %s", self._solves.number, ", ".join(sorted(missing)))
+            self._begin(sorted(present), sorted({*missing, *self._solves.away}))
 
     def _open(self) -> None:
         """Publish the terms of the open solve, and nothing of earlier ones."""
