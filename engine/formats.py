@@ -70,6 +70,12 @@ class Columns:
     value: str | None = None
     time: str | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse a column that is asked for twice."""
+        names = list(self.wanted().values())
+        if len(set(names)) != len(names):
+            raise InteractionFileError(f"the columns asked for are {names}; each must be a column of its own")
+
     def wanted(self) -> dict[str, str]:
         """Field -> column name, for those to be read."""
         pairs = {"user": self.user, "item": self.item, "value": self.value, "time": self.time}
@@ -124,7 +130,7 @@ def read_raw(path: Path, columns: Columns, format_name: str) -> RawTable:
     Parameters
     ----------
     path : the file.
-    columns : which columns; their names must differ.
+    columns : which columns.
     format_name : as :func:`format_of` names it.
 
     Raises
@@ -132,9 +138,6 @@ def read_raw(path: Path, columns: Columns, format_name: str) -> RawTable:
     InteractionFileError
         The file cannot be opened, is empty, holds another format or lacks a column.
     """
-    names = list(columns.wanted().values())
-    if len(set(names)) != len(names):
-        raise InteractionFileError(f"the columns asked for are {names}; each must be a column of its own")
     try:
         with path.open("rb") as file:
             head = file.read(4096)
@@ -173,7 +176,7 @@ def _wrong_format(path: Path, expected: str, found: str) -> InteractionFileError
 
 
 def _lacking(
-    path: Path, missing: Sequence[str], present: Sequence[str], hint: str = ""
+    path: str | Path, missing: Sequence[str], present: Sequence[str], hint: str = ""
 ) -> InteractionFileError:
     what = "column" if len(missing) == 1 else "columns"
     names = ", ".join(repr(name) for name in missing)
@@ -360,26 +363,57 @@ def _is_object(text: bytes) -> bool:
 # -- Parquet -----------------------------------------------------------------------------------------
 
 
-def _read_parquet(path: Path, columns: Columns) -> RawTable:
+def scan_parquet(source: str | Path, columns: Columns, *, several: bool = False) -> pl.LazyFrame:
+    """Name the wanted columns of Parquet rows ``user``, ``item`` and so on, and read none of the rows.
+
+    Parameters
+    ----------
+    several : ``source`` may be a folder (all its ``.parquet`` files, at any depth), a pattern, or an address
+        that Polars knows (``s3://``, ``file://``).
+
+    Raises
+    ------
+    InteractionFileError
+        A column is missing, or of a type that cannot mean what it should.
+    OSError, pl.exceptions.PolarsError
+        It cannot be read, or is no Parquet.
+    """
     wanted = columns.wanted()
+    place = Path(source, "**", "*.parquet") if several and Path(source).is_dir() else source
+    rows = pl.scan_parquet(place, glob=several, hive_partitioning=False)
+    schema = rows.collect_schema()
+    missing = [name for name in wanted.values() if name not in schema]
+    if missing:
+        raise _lacking(source, missing, list(schema))
+    for field, name in wanted.items():
+        _check_type(source, field, name, schema[name])
+    return rows.select(pl.col(name).alias(field) for field, name in wanted.items())
+
+
+def numbered(frame: pl.DataFrame, first: int = 1) -> RawTable:
+    """Give Parquet rows their numbers, from ``first``; none of them is unreadable.
+
+    Examples
+    --------
+    >>> numbered(pl.DataFrame({"user": ["a"], "item": ["x"]}), 8).frame.rows()
+    [(8, 'a', 'x')]
+    """
+    lines = pl.int_range(first, first + pl.len(), dtype=pl.Int64).alias("line")
+    return RawTable(
+        frame.select(lines, pl.all()), pl.DataFrame(schema={"line": pl.Int64, "reason": pl.String})
+    )
+
+
+def _read_parquet(path: Path, columns: Columns) -> RawTable:
     try:
-        file = pl.scan_parquet(path, glob=False, hive_partitioning=False)
-        schema = file.collect_schema()
-        missing = [name for name in wanted.values() if name not in schema]
-        if missing:
-            raise _lacking(path, missing, list(schema))
-        for field, name in wanted.items():
-            _check_type(path, field, name, schema[name])
-        lines = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("line")
-        frame = file.select(lines, *(pl.col(name).alias(field) for field, name in wanted.items())).collect()
+        return numbered(scan_parquet(path, columns).collect())
     except pl.exceptions.PolarsError as error:
         raise InteractionFileError(
             f"{path} is a damaged Parquet file ({str(error).splitlines()[0]}); write or fetch it again"
         ) from error
-    return RawTable(frame, pl.DataFrame(schema={"line": pl.Int64, "reason": pl.String}))
 
 
-def _check_type(path: Path, field: str, name: str, dtype: pl.DataType) -> None:
+def _check_type(path: str | Path, field: str, name: str, dtype: pl.DataType) -> None:
     """Refuse a column whose type cannot mean what it should."""
     text = isinstance(dtype, pl.String | pl.Categorical | pl.Enum | pl.Null)
     fits, wanted = {

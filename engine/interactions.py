@@ -84,6 +84,18 @@ def _row_numbers(ids: pl.Series, known: pl.Series) -> Any:
     return ids.to_frame("id").join(numbers, on="id", how="left", maintain_order="left")["row"].to_numpy()
 
 
+def partitions_for(rows: int) -> int:
+    """Choose how many partitions a store of so many interactions has.
+
+    Examples
+    --------
+    >>> partitions_for(1), partitions_for(10_000_000)
+    (1, 64)
+    """
+    wanted = max(1, rows // _ROWS_PER_PARTITION)
+    return min(_MOST_PARTITIONS, 1 << (wanted - 1).bit_length())
+
+
 def write_store(paths: StatePaths, version: int, frame: pl.DataFrame) -> Store:
     """Write all interactions for a version; the number of partitions follows from how many there are.
 
@@ -92,12 +104,11 @@ def write_store(paths: StatePaths, version: int, frame: pl.DataFrame) -> Store:
     frame : as :func:`canonical_frame` gives it.
     """
     durable.make_directory(paths.interactions)
-    wanted = max(1, len(frame) // _ROWS_PER_PARTITION)
-    partitions = min(_MOST_PARTITIONS, 1 << (wanted - 1).bit_length())
+    partitions = partitions_for(len(frame))
     homes = partition_of(frame["user_id"], partitions)
     files = {}
     for (home,), part in frame.with_columns(homes).partition_by("_home", as_dict=True).items():
-        files.update(_write_partition(paths, int(home), version, part.drop("_home")))
+        files.update(write_partition(paths, int(home), version, part.drop("_home")))
     durable.sync_directory(paths.interactions)
     return Store(dict(sorted(files.items())), partitions)
 
@@ -138,7 +149,7 @@ def rewrite_store(
             frames.append(kept)
         if any(map(len, frames)):
             content = pl.concat(frames).sort("user_id", "item_id") if len(frames) > 1 else frames[0]
-            files.update(_write_partition(paths, home, version, content))
+            files.update(write_partition(paths, home, version, content))
     durable.sync_directory(paths.interactions)
     return Store(dict(sorted(files.items())), store.partitions)
 
@@ -185,7 +196,8 @@ def _without(frame: pl.DataFrame, users: Sequence[str], pairs: Sequence[tuple[st
     return kept.join(removed, on=["user_id", "item_id"], how="anti", maintain_order="left")
 
 
-def _write_partition(paths: StatePaths, home: int, version: int, frame: pl.DataFrame) -> dict[str, Any]:
+def write_partition(paths: StatePaths, home: int, version: int, frame: pl.DataFrame) -> dict[str, Any]:
+    """Write one partition's interactions for a version; the caller syncs the directory. Name -> record."""
     path = paths.interactions / f"{home:03d}-{version:06d}.parquet"
     durable.create(path, lambda file: frame.write_parquet(file, compression="zstd"))
     return {path.name: file_record(path, len(frame))}

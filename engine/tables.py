@@ -75,6 +75,12 @@ class Rejections:
         """How many rows were not used."""
         return sum(self.counts.values())
 
+    def add(self, later: "Rejections") -> "Rejections":
+        """Return these and those of later lines together."""
+        counts = Counter(self.counts)
+        counts.update(later.counts)
+        return Rejections(_ordered(counts), (self.sample + later.sample)[:SAMPLE])
+
     def summary(self) -> str:
         """Describe them in one line: each reason with its count and its first lines.
 
@@ -294,30 +300,49 @@ def _no_rejections() -> pl.DataFrame:
 
 def _tabulate(raw: RawTable, origin: str) -> InteractionTable:
     """Judge the rows of a raw table and bring what is good into canonical form."""
+    frame, rejected = judge_rows(raw)
+    if not frame.height:
+        raise no_usable_row(origin, rejected)
+    summed = sum_duplicates(frame)
+    return InteractionTable(summed, rejected, frame.height - summed.height)
+
+
+def judge_rows(raw: RawTable) -> tuple[pl.DataFrame, Rejections]:
+    """Tell the rows that can be used from the others.
+
+    Returns
+    -------
+    The usable rows, in their order, repeated pairs and all: ``user_id`` and ``item_id``, each Int64 if every
+    usable id is a canonical decimal, else String; ``value``; ``time`` if it was asked for.
+    The rows that are not used.
+    """
     judged = _judge(raw.frame.with_columns(_as_ids(raw.frame[field]) for field in ("user", "item")))
     refused = judged.filter(pl.col("reason").is_not_null()).select("line", "reason")
     rejected = _rejections(pl.concat([raw.rejected, refused]))
     good = judged.filter(pl.col("reason").is_null()) if refused.height else judged
-    if not good.height:
-        rows = raw.frame.height + raw.rejected.height
-        why = f"{rows:,} rows, {rejected.summary()}" if rows else "it has no rows"
-        raise InteractionFileError(
-            f"{origin} has no usable interaction: {why}; check the columns and the file"
-        )
     wanted = {"user": "user_id", "item": "item_id", "value": "value"} | (
         {"time": "time"} if "time" in good.columns else {}
     )
     frame = good.select(pl.col(field).alias(name) for field, name in wanted.items())
-    frame = frame.with_columns(_as_ids(frame["user_id"]), _as_ids(frame["item_id"]))
-    summed = _sum_duplicates(frame)
-    return InteractionTable(summed, rejected, frame.height - summed.height)
+    return frame.with_columns(_as_ids(frame["user_id"]), _as_ids(frame["item_id"])), rejected
+
+
+def no_usable_row(origin: str, rejected: Rejections) -> InteractionFileError:
+    """Say that nothing can be used, and why."""
+    why = f"{rejected.total:,} rows, {rejected.summary()}" if rejected.total else "it has no rows"
+    return InteractionFileError(f"{origin} has no usable interaction: {why}; check the columns and the file")
 
 
 def _rejections(rows: pl.DataFrame) -> Rejections:
     rows = rows.sort("line")
     counts = Counter(dict(rows["reason"].value_counts().rows()))
     sample = tuple(RejectedRow(*row) for row in rows.head(SAMPLE).rows())
-    return Rejections(dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))), sample)
+    return Rejections(_ordered(counts), sample)
+
+
+def _ordered(counts: Mapping[str, int]) -> dict[str, int]:
+    """Put the most frequent reason first."""
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 # -- judging rows ------------------------------------------------------------------------------------
@@ -443,8 +468,13 @@ def _as_ids(ids: pl.Series) -> pl.Series:
     return ids
 
 
-def _sum_duplicates(frame: pl.DataFrame) -> pl.DataFrame:
-    """Sort by user, then item; one row for each pair, with the sum of values and the latest time."""
+def sum_duplicates(frame: pl.DataFrame) -> pl.DataFrame:
+    """Sort by user, then item; one row for each pair, with the sum of values and the latest time.
+
+    Parameters
+    ----------
+    frame : one row or more, as :func:`judge_rows` gives them.
+    """
     user_ids, users = _index(frame["user_id"])
     item_ids, items = _index(frame["item_id"])
     keys = users * len(item_ids) + items

@@ -1,6 +1,7 @@
 """Parquet files as partitions: each user is in one of them, by a hash of the id, as in a state directory."""
 
 import io
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -83,11 +84,28 @@ def partition_by_user(
     """
     weight = pl.lit(1.0) if value is None else pl.col(value).cast(pl.Float64)
     rows = pl.scan_parquet(source).select(user_id=user, item_id=item, value=weight)
-    total, files = int(rows.select(pl.len()).collect().item()), dict[int, Path]()
-    for number, start in enumerate(range(0, total, ROWS_AT_A_TIME)):
-        frame = rows.slice(start, ROWS_AT_A_TIME).collect()
-        frame = frame.with_columns(partition_of(frame["user_id"], count))
-        for (home,), part in frame.partition_by("_home", as_dict=True).items():
+    return deal(in_pieces(rows), folder, count)
+
+
+def in_pieces(rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    """Read rows, ``ROWS_AT_A_TIME`` of them at a time."""
+    total = int(rows.select(pl.len()).collect().item())
+    for start in range(0, total, ROWS_AT_A_TIME):
+        yield rows.slice(start, ROWS_AT_A_TIME).collect()
+
+
+def deal(frames: Iterable[pl.DataFrame], folder: Path, count: int) -> Partitions:
+    """Deal rows out to partitions by user: a folder for each, in it a file for each frame.
+
+    Parameters
+    ----------
+    frames : user_id, item_id, value and whatever else a row has; taken one after the other.
+    folder : new. count : of partitions.
+    """
+    files = dict[int, Path]()
+    for number, frame in enumerate(frames):
+        homes = frame.with_columns(partition_of(frame["user_id"], count))
+        for (home,), part in homes.partition_by("_home", as_dict=True).items():
             own = files[int(home)] = folder / f"{int(home):04d}"
             durable.make_directory(own)
             durable.create(own / f"{number:06d}.parquet", part.drop("_home").write_parquet)
