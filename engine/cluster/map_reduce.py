@@ -6,9 +6,12 @@ library's, a cluster is Spark's (``spark.py``).
 """
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing.connection import wait
 from typing import Protocol, Self, TypeVar
 
 from ...models.merging import merged
@@ -83,7 +86,7 @@ class Pool:
             raise ValueError(f"processes is {processes}; use one or more")
         self.processes = processes
         context = multiprocessing.get_context("spawn")  # a fork would inherit the threads of BLAS and Polars
-        self._pool = ProcessPoolExecutor(processes, mp_context=context)
+        self._pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent)
 
     def __call__(
         self,
@@ -107,3 +110,15 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         """End the processes."""
         self.close()
+
+
+def _end_with_parent() -> None:
+    """End a process of the pool when the one that started it is gone: killed, it closes no pool."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
