@@ -9,20 +9,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import AsJson, State, not_so, print_json, wrong_use
+from .options import flattened
+from .partition_options import PartitionOptions
 
 if TYPE_CHECKING:
-    from ..engine.tables import InteractionTable
+    import polars as pl
+
+    from ..engine.cluster.rows import ParquetRows
+    from ..engine.tables import InteractionTable, Rejections
 
 _DEFAULT_MODELS = ("spectral_mf", "ease", "item_knn")
 
 
+@flattened
 def fit(
     state: State,
     data: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             help="Interactions: CSV, TSV, NDJSON or Parquet, or a data set by name (recunlearn datasets). "
-            "Without: refit what is kept."
+            "With --run: Parquet; a file, a folder, a pattern. Without: refit what is kept."
         ),
     ] = None,
     user_col: Annotated[str, typer.Option(help="Column of user ids.")] = "user_id",
@@ -38,27 +44,32 @@ def fit(
         list[str] | None, typer.Option("--set", help="A model's setting: ease.regularization=300; repeat it.")
     ] = None,
     as_json: AsJson = False,
+    *,
+    by_partition: PartitionOptions,
 ) -> None:
     """Fit models to interactions and publish them; a state that exists gets a new version."""
     from ..engine import fitting
 
     models = models_to_fit(model or [], setting or [], is_refit=(state / "config.toml").exists())
-    table = None if data is None else _read_table(data, user_col, item_col, value_col, time_col)
-    if table is not None and table.rejected.total:
-        typer.secho(table.rejected.summary(), err=True, fg="yellow")
-    quiet = as_json or not sys.stderr.isatty()
     try:
-        report = fitting.fit(
-            state,
-            None if table is None else table.frame,
-            models,
-            show_progress=not quiet,
-            on_model=lambda name: typer.echo(f"fitting {name}", err=True),
-        )
+        with by_partition.over() as over:
+            columns = (user_col, item_col, value_col, time_col)
+            rows, rejected = (None, None) if data is None else _read(data, columns, over is not None)
+            report = fitting.fit(
+                state,
+                rows,
+                models,
+                over=over,
+                show_progress=not as_json and sys.stderr.isatty(),
+                on_model=lambda name: typer.echo(f"fitting {name}", err=True),
+            )
     except ValueError as error:
         not_so(str(error))
+    if report.rejected is not None:
+        rejected = report.rejected
+        _show(rejected)
     if as_json:
-        print_json({**vars(report), "rejected": _rejected_rows(table)})
+        print_json({**vars(report), "rejected": _as_document(rejected)})
         return
     typer.echo(
         f"version {report.version}: {report.users:,} users, {report.items:,} items, "
@@ -69,6 +80,32 @@ def fit(
             f"kept out: {report.refused_interactions:,} interactions that were erased, "
             f"{report.refused_users:,} users among them"
         )
+
+
+def _read(
+    data: str, columns: tuple[str, str, str | None, str | None], by_partition: bool
+) -> "tuple[pl.DataFrame | ParquetRows, Rejections | None]":
+    """Read the data, and say which rows are of no use; over partitions, only look at it."""
+    if by_partition:
+        return _rows_of(data, *columns), None
+    table = _read_table(Path(data), *columns)
+    _show(table.rejected)
+    return table.frame, table.rejected
+
+
+def _rows_of(
+    data: str, user_col: str, item_col: str, value_col: str | None, time_col: str | None
+) -> "ParquetRows":
+    """Look at a Parquet path; a column called value is used if it is there."""
+    from ..engine.cluster.rows import ParquetRows
+    from ..engine.formats import Columns, InteractionFileError
+
+    try:
+        return ParquetRows.of(data, Columns(user_col, item_col, value_col or "value", time_col))
+    except InteractionFileError:
+        if value_col is not None:
+            raise
+        return ParquetRows.of(data, Columns(user_col, item_col, None, time_col))
 
 
 def _read_table(
@@ -93,14 +130,20 @@ def _read_table(
         not_so(str(error))
 
 
-def _rejected_rows(table: "InteractionTable | None") -> dict[str, Any]:
+def _show(rejected: "Rejections") -> None:
+    """Say which rows were not used, if any."""
+    if rejected.total:
+        typer.secho(rejected.summary(), err=True, fg="yellow")
+
+
+def _as_document(rejected: "Rejections | None") -> dict[str, Any]:
     """Report the rows that were not used, JSON-ready."""
-    if table is None:
+    if rejected is None:
         return {"total": 0, "counts": {}, "lines": []}
     return {
-        "total": table.rejected.total,
-        "counts": dict(table.rejected.counts),
-        "lines": [{"line": row.line, "reason": row.reason} for row in table.rejected.sample],
+        "total": rejected.total,
+        "counts": dict(rejected.counts),
+        "lines": [{"line": row.line, "reason": row.reason} for row in rejected.sample],
     }
 
 

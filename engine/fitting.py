@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -14,12 +14,18 @@ from .config_notes import take_over
 from .delivery import Delivery
 from .engine import open_receipts, recover
 from .fence import FenceKey
+from .fitted import Fitted, Taken, folder_of_dealt
 from .interactions import canonical_frame, read_store, to_user_items, write_store
 from .ledger import Ledger
 from .purge import purge
-from .refusal import without_fenced
+from .refusal import Admit, admission
 from .state import Config, StateError, StatePaths, WriterLock, read_config, write_config
 from .version import Store, VersionError, read_current, read_manifest, set_current, write_version
+
+if TYPE_CHECKING:
+    from .cluster.fitting import OverPartitions
+    from .cluster.rows import Rows
+    from .tables import Rejections
 
 _BEGUN = frozenset({"lock", "keys", "config.toml.partial"})
 """What a first fit leaves that was cut off at its very start."""
@@ -33,6 +39,7 @@ class FitReport:
     ----------
     version, users, items, interactions : of the published version.
     refused_interactions, refused_users : what the fence kept out: erased before, or asked to be.
+    rejected : rows that could not be used, where the fit read them itself.
     """
 
     version: int
@@ -41,13 +48,15 @@ class FitReport:
     interactions: int
     refused_interactions: int
     refused_users: int
+    rejected: "Rejections | None" = None
 
 
 def fit(
     state_dir: str | Path,
-    interactions: pl.DataFrame | None,
+    interactions: "pl.DataFrame | Rows | None",
     models: Mapping[str, Mapping[str, Any]] | None = None,
     *,
+    over: "OverPartitions | None" = None,
     show_progress: bool = False,
     on_model: Callable[[str], None] = lambda name: None,
 ) -> FitReport:
@@ -55,9 +64,10 @@ def fit(
 
     Parameters
     ----------
-    interactions : columns user_id, item_id (int64 or string), value, time (optional); None: what the state
-        keeps, to fit its models again from scratch.
+    interactions : columns user_id, item_id (int64 or string), value, time (optional); with ``over``,
+        :class:`~.cluster.rows.ParquetRows`; None: what the state keeps, to fit its models again from scratch.
     models : registry name -> settings, the default model first; None: those of the state's config.toml.
+    over : how the rows are summed up by partition, with the same models as a result; None: in one piece.
     show_progress : let the models draw progress bars.
     on_model : called with the name of each model before it is fitted.
 
@@ -66,7 +76,8 @@ def fit(
     StateError
         In use by another writer, of another layout, or there is nothing to fit from.
     ValueError
-        A model is unknown, a setting is not one of its settings, or no interaction is left to fit.
+        A model is unknown, a setting is not one of its settings, or no interaction is left to fit. With
+        ``over``: a model is no function of sums, or not over these values.
 
     Notes
     -----
@@ -78,23 +89,36 @@ def fit(
     config = _begin(paths, interactions is None)
     with WriterLock(paths):
         chosen = models if models is not None else (config or read_config(paths)).models
-        unfitted = _construct(chosen)
+        _construct(chosen)
+        if over is not None:
+            over.require(chosen)
         key = FenceKey.create(paths) if config is None else FenceKey.load(paths)
         previous = None if config is None else _previous(paths, key, interactions is None)
-        frame = _what_to_fit(paths, interactions, previous)
+        rows = _what_to_fit(paths, interactions, previous, over)
         if config is None:
             write_config(paths, Config(chosen))
         with _ledger(paths, key) as ledger:
-            kept, refused_users = without_fenced(frame, ledger, key)
-        if not len(kept):
+            admit = admission(ledger, key)
+        number = _make_room(paths, previous)
+        taken = _take(paths, number, rows, admit, over)
+        if not taken.interactions:
             raise ValueError(
-                f"no interaction is left to fit: {len(frame)} given, all of erased users; name other data"
+                f"no interaction is left to fit: {taken.given} given, all of erased users; name other data"
             )
-        report = _publish(paths, kept, unfitted, previous, show_progress, on_model)
+        fitted = taken.fit(chosen, show_progress, on_model)
+        _publish(paths, number, fitted, previous)
         write_config(paths, replace(config or Config(chosen), models=chosen))
         with _ledger(paths, key) as ledger:
             take_over(paths, ledger, key, is_ours=True)
-    return FitReport(**report, refused_interactions=len(frame) - len(kept), refused_users=refused_users)
+    return FitReport(
+        number,
+        len(fitted.users),
+        len(fitted.items),
+        taken.interactions,
+        taken.given - taken.interactions,
+        taken.refused_users,
+        taken.rejected,
+    )
 
 
 def _begin(paths: StatePaths, is_refit: bool) -> Config | None:
@@ -160,48 +184,89 @@ def _previous(paths: StatePaths, key: FenceKey, is_needed: bool) -> Previous | N
 
 
 def _what_to_fit(
-    paths: StatePaths, interactions: pl.DataFrame | None, previous: Previous | None
-) -> pl.DataFrame:
+    paths: StatePaths,
+    interactions: "pl.DataFrame | Rows | None",
+    previous: Previous | None,
+    over: "OverPartitions | None",
+) -> "pl.DataFrame | Rows":
     if interactions is not None:
-        return canonical_frame(interactions)
+        if isinstance(interactions, pl.DataFrame) == (over is not None):
+            raise ValueError(
+                "rows in memory are fitted in one piece; over partitions, pass both "
+                "ParquetRows.of(path, columns) and over=OverPartitions(...)"
+            )
+        return canonical_frame(interactions) if isinstance(interactions, pl.DataFrame) else interactions
     if previous is None:
         raise StateError(f"{paths.root} has nothing to fit from; name the data: recunlearn fit --data FILE")
-    frame = read_store(paths, previous.store)
-    if frame is None:
+    if not previous.store.files:
         raise ValueError(f"{paths.root} keeps no interaction to fit from; name other data")
+    if over is not None:
+        return over.rows_of_store(paths, previous.store)
+    frame = read_store(paths, previous.store)
+    assert frame is not None  # noqa: S101  for the type checkers: there are files
     return frame
 
 
-def _publish(
-    paths: StatePaths,
-    frame: pl.DataFrame,
-    models: dict[str, ForgettableModel],
-    previous: Previous | None,
-    show_progress: bool,
-    on_model: Callable[[str], None],
-) -> dict[str, int]:
-    user_items, users, items = to_user_items(frame)
-    for name, model in models.items():
-        on_model(name)
-        model.fit(user_items, show_progress=show_progress)
+def _make_room(paths: StatePaths, previous: Previous | None) -> int:
+    """Choose the number of the next version, and remove what a fit of it left that was cut off."""
     number = 1 if previous is None else previous.number + 1
     durable.make_directory(paths.versions, durable.SHARED_FOLDER)
-    for leftover in (paths.version(number), *sorted(paths.interactions.glob(f"*-{number:06d}.parquet"))):
+    names = (f"*-{number:06d}.parquet", folder_of_dealt(paths, number).name)
+    leftovers = [left for name in names for left in sorted(paths.interactions.glob(name))]
+    for leftover in (paths.version(number), *leftovers):
         if leftover.exists():
             durable.remove(leftover)
-    store = write_store(paths, number, frame)
+    return number
+
+
+def _take(
+    paths: StatePaths, number: int, rows: "pl.DataFrame | Rows", admit: Admit, over: "OverPartitions | None"
+) -> Taken:
+    """Let in what may be kept."""
+    if over is not None and not isinstance(rows, pl.DataFrame):
+        return over.take(paths, number, rows, admit)
+    assert isinstance(rows, pl.DataFrame)  # noqa: S101  for the type checkers
+    kept, refused_users = admit(rows)
+    return _InOnePiece(paths, number, kept, len(rows), refused_users)
+
+
+@dataclass(frozen=True)
+class _InOnePiece:
+    """Rows in memory, to be fitted as one matrix."""
+
+    paths: StatePaths
+    number: int
+    frame: pl.DataFrame
+    given: int
+    refused_users: int
+    rejected: "Rejections | None" = None
+
+    @property
+    def interactions(self) -> int:
+        return len(self.frame)
+
+    def fit(
+        self, settings: Mapping[str, Mapping[str, Any]], show_progress: bool, on_model: Callable[[str], None]
+    ) -> Fitted:
+        """Fit the models one after the other, and write the store."""
+        models = _construct(settings)
+        user_items, users, items = to_user_items(self.frame)
+        for name, model in models.items():
+            on_model(name)
+            model.fit(user_items, show_progress=show_progress)
+        return Fitted(models, users, items, write_store(self.paths, self.number, self.frame))
+
+
+def _publish(paths: StatePaths, number: int, fitted: Fitted, previous: Previous | None) -> None:
     digest = write_version(
         paths,
         number,
-        models,
-        users,
-        items,
-        store,
+        fitted.models,
+        fitted.users,
+        fitted.items,
+        fitted.store,
         software=__version__,
         parent=None if previous is None else previous.digest,
     )
     set_current(paths, number, digest)
     purge(paths, read_manifest(paths, number, digest))
-    return {
-        "version": number, "users": len(users), "items": len(items), "interactions": int(user_items.nnz),
-    }  # fmt: skip

@@ -1,7 +1,9 @@
 """What a fit takes in: everything but what the fence keeps out, whatever file it comes in."""
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 import polars as pl
 
@@ -11,43 +13,47 @@ from .ledger import Ledger
 _log = logging.getLogger(__name__)
 
 
-def without_fenced(frame: pl.DataFrame, ledger: Ledger, key: FenceKey) -> tuple[pl.DataFrame, int]:
-    """Leave out fenced users, fenced interactions, and what users had before they were admitted again.
+Admit: TypeAlias = Callable[[pl.DataFrame], tuple[pl.DataFrame, int]]
+"""Interactions -> those that are let in, and how many users were refused."""
+
+
+def admission(ledger: Ledger, key: FenceKey) -> Admit:
+    """Read the fence: who and what is left out, and what users had before they were admitted again.
 
     Users who wait to be anonymised stay in: they are served no more, and the next cycle gives them other ids.
 
-    Parameters
-    ----------
-    frame : as :func:`~.interactions.canonical_frame` gives it; ``time`` (optional): Datetime with a zone,
-        or Unix seconds.
-
     Returns
     -------
-    The rest, and how many users were refused. O(users) hashes, and one for each interaction of a user with
-    a fenced one.
+    A function that takes interactions, as :func:`~.interactions.canonical_frame` gives them, ``time``
+    (optional) a Datetime with a zone or Unix seconds; and gives those that are let in, and how many users
+    were refused. O(users) hashes, and one for each interaction of a user with a fenced one.
     """
     users, (pairs, owners) = ledger.fenced_users() - ledger.to_be_anonymised(), ledger.fenced_pairs()
     admitted = ledger.admitted_since()
     if not (users or pairs or admitted):
-        return frame, 0
-    known = frame["user_id"].unique()
-    hashes = [key.user(user) for user in known.to_list()]
-    refused = known.filter(pl.Series([digest in users for digest in hashes], dtype=pl.Boolean))
-    partly = known.filter(pl.Series([digest in owners for digest in hashes], dtype=pl.Boolean))
-    kept = frame.filter(~pl.col("user_id").is_in(refused.implode()))
-    candidates = kept.filter(pl.col("user_id").is_in(partly.implode())).select("user_id", "item_id")
-    erased = [key.pair(user, item) in pairs for user, item in candidates.iter_rows()]
-    kept = kept.join(
-        candidates.filter(pl.Series(erased, dtype=pl.Boolean)),
-        on=["user_id", "item_id"],
-        how="anti",
-        maintain_order="left",
-    )
-    since = pl.DataFrame(
-        {"user_id": known, "_since": [admitted.get(digest) for digest in hashes]},
-        schema_overrides={"_since": pl.Float64},
-    )
-    return _since_admitted(kept, since.drop_nulls()), len(refused)
+        return lambda frame: (frame, 0)
+
+    def admit(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+        known = frame["user_id"].unique()
+        hashes = [key.user(user) for user in known.to_list()]
+        refused = known.filter(pl.Series([digest in users for digest in hashes], dtype=pl.Boolean))
+        partly = known.filter(pl.Series([digest in owners for digest in hashes], dtype=pl.Boolean))
+        kept = frame.filter(~pl.col("user_id").is_in(refused.implode()))
+        candidates = kept.filter(pl.col("user_id").is_in(partly.implode())).select("user_id", "item_id")
+        erased = [key.pair(user, item) in pairs for user, item in candidates.iter_rows()]
+        kept = kept.join(
+            candidates.filter(pl.Series(erased, dtype=pl.Boolean)),
+            on=["user_id", "item_id"],
+            how="anti",
+            maintain_order="left",
+        )
+        since = pl.DataFrame(
+            {"user_id": known, "_since": [admitted.get(digest) for digest in hashes]},
+            schema_overrides={"_since": pl.Float64},
+        )
+        return _since_admitted(kept, since.drop_nulls()), len(refused)
+
+    return admit
 
 
 def _since_admitted(frame: pl.DataFrame, since: pl.DataFrame) -> pl.DataFrame:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .base import Arrays, ForgettableModel, Interactions, IntVector, Scalar
 from .certificate import Certificate
@@ -25,6 +26,9 @@ from .threads import one_blas_thread
 SUMMED: Final = (EASE.name, ItemKNN.name, SpectralMF.name)
 """The models that are made of sums."""
 
+USERS_AT_A_TIME: Final = 65_536
+"""Whose vectors are folded in at home, in float64 at first."""
+
 FIXED_POINT_ROUNDING: Final = 2**12
 """In float64's eps (2^-52), relative: a product is at least 2^-22 and off by at most 2^-63 and 4 ulp."""
 
@@ -40,12 +44,15 @@ class Published:
     arrays : EASE: ``inverse``. ItemKNN: ``similarity``. SpectralMF: ``item_factors``, ``item_scale``. All:
         ``counts``, int64 [n_items], the users of each item.
     record : what the model's proof is made of again.
+    subspace : SpectralMF: float64 [n_items, k], from which forgetting goes on where all rows are; None where
+        it was not sent along: those who only serve need none.
     """
 
     name: str
     settings: Mapping[str, Scalar]
     arrays: Arrays
     record: Mapping[str, Scalar]
+    subspace: NDArray[np.float64] | None = None
 
 
 def statistic_of(
@@ -131,16 +138,20 @@ def model_at_home(published: Published, rows: Interactions) -> ForgettableModel:
 
     Notes
     -----
-    The model recommends; to forget is to subtract from the sums.
+    With some of the rows the model recommends, and to forget is to subtract from the sums. With all of them
+    it is the model of a fit on them: it can be published, and forgets.
     """
     model_type: type[ForgettableModel] = type(_model(published.name, published.settings))
     arrays = {name: array for name, array in published.arrays.items() if name != "counts"}
     if model_type is SpectralMF:
         factors = np.asarray(arrays["item_factors"])
-        nobody = np.zeros((rows.shape[0], factors.shape[1]), factors.dtype)
-        arrays |= {"user_factors": nobody, "subspace": np.zeros(factors.shape)}
+        subspace = np.zeros(factors.shape) if published.subspace is None else published.subspace
+        users = np.zeros((rows.shape[0], factors.shape[1]), factors.dtype)
+        arrays |= {"user_factors": users, "subspace": subspace}
         model = SpectralMF.restore(published.settings, arrays, published.record, rows)
-        arrays["user_factors"] = model.recalculate_user(np.arange(rows.shape[0]), rows)
+        for start in range(0, rows.shape[0], USERS_AT_A_TIME):
+            some = slice(start, start + USERS_AT_A_TIME)
+            users[some] = model.recalculate_user(np.arange(users[some].shape[0]), rows[some])
     home = model_type.restore(published.settings, arrays, published.record, rows)
     if isinstance(home, EASE):
         home.serve_items(np.asarray(published.arrays["counts"]))
@@ -196,7 +207,7 @@ def spectral_of(model: SpectralMF, gram: ItemGram, counts: IntVector) -> Publish
     certificate = _certify(model, solution, spent, n_items)
     arrays: Arrays = {"item_factors": items, "item_scale": gram.item_scale, "counts": counts}
     settings = {**model.settings(), "regularization": solution.threshold}
-    return Published(model.name, settings, arrays, certificate.record())
+    return Published(model.name, settings, arrays, certificate.record(), solution.pairs.vectors)
 
 
 def _certify(model: SpectralMF, solution: Solution, spent: int, n_items: int) -> Certificate:

@@ -33,6 +33,8 @@ from recunlearn.models.summed import model_at_home, published_from_sums, statist
 from recunlearn.models.sums import Sums, sums_of
 
 from .real import need
+from .same_versions import check_same, leave
+from .test_cli import invoke
 
 COUNTS = (1, 4, 16)
 SETTINGS = {"ease": {"regularization": 30.0}, "item_knn": {"K": 15}, "spectral_mf": {"factors": 12}}
@@ -311,6 +313,36 @@ def test_rounds_over_partitions_are_within_the_certificate(frame, tmp_path, proc
 def test_rounds_on_spark_are_within_the_certificate(frame, tmp_path, cluster):
     """A real Spark multiplies a block that it gets with each round; few rounds, for each starts tasks."""
     check_rounds(frame, tmp_path, spark.Spark(cluster), 14, count=2)
+
+
+# -- a fit over partitions ------------------------------------------------------------------------------
+
+
+@pytest.mark.xdist_group("spark")
+def test_spark_publishes_the_version_of_one_machine(frame, tmp_path, cluster):
+    """`fit --run spark` publishes a plain fit's bytes, and `run` forgets from them to the same bytes."""
+    one, over, rows = tmp_path / "one", tmp_path / "over", tmp_path / "rows.parquet"
+    frame.write_parquet(rows)
+    given = ("fit", "--data", rows, "--user-col", "who", "--item-col", "what", "--value-col", "n")
+    given += ("--model", "ease", "--set", "ease.regularization=30.0")
+    invoke(*given, "--state", one)
+    invoke(*given, "--state", over, "--run", "spark", "--master", "local[2]")
+    assert cluster.range(3).count() == 3  # a session that runs is used, and left running
+    check_same(one, over)
+    for state in (one, over):
+        leave(state)
+    check_same(one, over)
+
+
+@pytest.mark.xdist_group("spark")
+def test_a_task_that_fails_is_one_line(dealt, cluster):
+    """What a task raises comes out as its last words, not as Java's and Python's tracebacks."""
+    statistic = statistic_of("ease", {}, 2)
+    with (
+        pytest.raises(spark.SparkError, match=r"^Spark: ValueError: item .* is not among the 2 columns"),
+        spark.spark_on("local[2]") as run,
+    ):
+        sum_partitions(dealt[4], pl.Series(["a", "b"]), statistic, run)
 
 
 # -- removing ----------------------------------------------------------------------------------------

@@ -5,7 +5,10 @@ Needs ``pip install 'recunlearn[spark]'`` on the driver and on every worker, a J
 that every worker can read under the same path.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from ...models.merging import merged
@@ -21,6 +24,65 @@ PIECE_BYTES: Final = 16 << 20
 """A result travels in pieces of this size: an Arrow batch of Spark's must stay below 2 GiB."""
 _PIECES_PER_BATCH: Final = "32"
 _SCHEMA: Final = "result long, piece int, content binary"
+
+
+class SparkError(ValueError):
+    """Spark is not there, could not be started, or a task failed; the message says which."""
+
+
+@contextmanager
+def spark_on(master: str, properties: Mapping[str, str] | None = None) -> "Iterator[Spark]":
+    """Start Spark's driver in this process, and stop it with the block; use one that runs, and leave it.
+
+    Parameters
+    ----------
+    master : as Spark takes it: ``local[2]``, ``spark://HOST:PORT``.
+    properties : of Spark's configuration, beside ``spark-defaults.conf``.
+
+    Raises
+    ------
+    SparkError
+        PySpark or Java is missing, the master does not answer, or a task failed.
+    """
+    try:
+        from pyspark.errors import PySparkException
+        from pyspark.sql import SparkSession
+    except ImportError as error:
+        raise SparkError(
+            f"--run spark needs {error.name}, which is not installed; pip install 'recunlearn[spark]'"
+        ) from None
+    running = SparkSession.getActiveSession()
+    try:
+        session = running or _session(master, properties or {})
+        yield Spark(session, tasks=max(1, session.sparkContext.defaultParallelism))
+    except PySparkException as error:
+        raise SparkError(_what_failed(error)) from error
+    finally:
+        if running is None and (own := SparkSession.getActiveSession()) is not None:
+            own.stop()
+
+
+def _session(master: str, properties: Mapping[str, str]) -> "SparkSession":
+    """Start a session; on this machine alone, it listens to this machine alone."""
+    from pyspark.sql import SparkSession
+
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    options = {"spark.ui.showConsoleProgress": "false", "spark.driver.maxResultSize": "0"}
+    if master.startswith("local"):
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+        options["spark.ui.enabled"] = "false"
+    builder = SparkSession.builder.master(master).appName("recunlearn fit")
+    session: SparkSession = builder.config(map={**options, **properties}).getOrCreate()
+    session.sparkContext.setLogLevel("OFF")  # what fails is raised
+    return session
+
+
+def _what_failed(error: Exception) -> str:
+    """Take the last line of a task's traceback; where Java could not be started, say what is needed."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if "JAVA_GATEWAY_EXITED" in str(error):
+        return "Spark needs Java, a JDK of 17 or more: install one, or set JAVA_HOME"
+    return f"Spark: {lines[-1] if lines else type(error).__name__}"
 
 
 class Spark:
