@@ -7,12 +7,16 @@ Python's interpreter has one lock. A thread that is made to wait while it holds 
 process waiting, also the one that fences. At nice 10 a thread has a tenth of a share at the least, so that is
 over in milliseconds, even on a machine that others keep busy; under ``SCHED_IDLE`` it can take seconds there.
 Where processor time is left over, an idle thread makes way at once, and a nice one at the next tick.
+
+A thread that nobody may have to wait for, though it holds that lock now and then, makes way otherwise: it
+works for less than a millisecond and rests for two. Whoever wakes up would wait until the next tick, 4 ms.
 """
 
 import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -22,7 +26,11 @@ from typing import Literal, TypeAlias
 Place: TypeAlias = Literal["low", "idle"]
 """``low``: nice 10, a tenth of a share; ``idle``: SCHED_IDLE, what nobody else wants."""
 
+Rest: TypeAlias = Callable[[], None]
+"""Called between short pieces of work: :func:`no_rest` or :func:`rest`."""
+
 NICE = 10
+REST_SECONDS = 0.002
 _TASKS = Path("/proc/self/task")
 _log = logging.getLogger(__name__)
 
@@ -43,6 +51,15 @@ def thread_that_makes_way(place: Place) -> ThreadPoolExecutor:
     False
     """
     return ThreadPoolExecutor(1, "makes-way", initializer=partial(_make_way, _PLACES[place]))
+
+
+def no_rest() -> None:
+    """Go on: somebody waits for the work."""
+
+
+def rest() -> None:
+    """Leave the processor to others for a moment."""
+    time.sleep(REST_SECONDS)
 
 
 def _make_way(take: Callable[[int], None]) -> None:

@@ -21,6 +21,7 @@ from .following import Follower
 from .id_index import IdIndex
 from .item_index import Index, ItemIndex, build_item_index, require_index
 from .requests import ExternalId
+from .scheduling import Rest, no_rest, rest
 from .state import StatePaths, read_config
 from .version import (
     Manifest,
@@ -242,12 +243,14 @@ class Snapshot:
         """Return the recall of each model that was to have an index; 1 where every item is scored."""
         return {name: 1.0 if index is None else index.recall for name, index in self.indexes.items()}
 
-    def warm(self) -> None:
+    def warm(self, rest: Rest = no_rest) -> None:
         """Ask each model once: what it derives or compiles at its first question, nobody then waits for."""
         if len(self._users) and len(self._items):
             for model in self._models.values():
                 model.recommend(0, None)
+                rest()
                 model.similar_items(0)
+                rest()
 
     def _external(self, items: NDArray[Any], scores: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Drop the padding of a batch's row, and name the items."""
@@ -291,10 +294,16 @@ class Snapshot:
         return column
 
 
-def load_snapshot(state_dir: str | Path, fence: Fence | None = None, *, mapped: bool = True) -> Snapshot:
+def load_snapshot(
+    state_dir: str | Path, fence: Fence | None = None, *, mapped: bool = True, rest: Rest = no_rest
+) -> Snapshot:
     """Load the published version, checking the digest of every file.
 
     If a newer version is published, and this one purged, while it is read, the newer one is loaded.
+
+    Parameters
+    ----------
+    rest : called between short pieces of the work.
 
     Raises
     ------
@@ -303,12 +312,12 @@ def load_snapshot(state_dir: str | Path, fence: Fence | None = None, *, mapped: 
     """
     paths = StatePaths(Path(state_dir))
     return read_while_current(
-        paths, lambda number, digest: _load_version(paths, number, digest, fence, mapped=mapped)
+        paths, lambda number, digest: _load_version(paths, number, digest, fence, mapped=mapped, rest=rest)
     )
 
 
 def _load_version(
-    paths: StatePaths, number: int, digest: str, fence: Fence | None, *, mapped: bool
+    paths: StatePaths, number: int, digest: str, fence: Fence | None, *, mapped: bool, rest: Rest
 ) -> Snapshot:
     if fence is not None and number < (newest := fence.published_version()):
         raise VersionError(
@@ -318,21 +327,23 @@ def _load_version(
         )
     manifest = read_manifest(paths, number, digest)
     directory = paths.version(number)
-    damaged = damaged_files(directory, manifest.files)
+    damaged = damaged_files(directory, manifest.files, rest)
     if damaged:
         raise VersionError(
             f"version {number} is refused: {damaged[0]}; restore it from a backup, or fit again"
         )
     users, items = read_ids(directory, manifest)
-    return Snapshot(manifest, read_models(directory, manifest, mapped=mapped), users, items, fence)
+    models = read_models(directory, manifest, mapped=mapped, rest=rest)
+    return Snapshot(manifest, models, users, items, fence)
 
 
 class SnapshotReader(Closable):
     """Follows the published version of a state directory, in any process, without ever making a caller wait.
 
     A background thread loads a new version beside the one in use, checks it, indexes its items if that is
-    asked for, asks each of its models once, and swaps one attribute. The fence needs no following: every
-    look-up asks the ledger.
+    asked for, asks each of its models once, and swaps one attribute. It does so in pieces of less than a
+    millisecond, and rests between them: 20 MB take some 150 ms, a gigabyte five seconds. The fence needs no
+    following: every look-up asks the ledger.
 
     Attributes
     ----------
@@ -386,7 +397,7 @@ class SnapshotReader(Closable):
         self._follower = self._new_follower()
         try:
             self._seen = self.paths.current.read_bytes() if self.paths.current.exists() else b""
-            self._snapshot = self._load()
+            self._snapshot = self._load(no_rest)
         except BaseException:
             self.close()
             raise
@@ -415,20 +426,20 @@ class SnapshotReader(Closable):
                 return
             self._follower.close()
             follower = self._new_follower()
-            self._look()
+            self._look(no_rest)  # somebody waits for it
             follower.start()
             self._follower = follower
 
-    def _load(self) -> Snapshot:
-        snapshot = load_snapshot(self.paths.root, self.fence)
+    def _load(self, rest: Rest) -> Snapshot:
+        snapshot = load_snapshot(self.paths.root, self.fence, rest=rest)
         if self._index != "exact":
             snapshot.index_items()
-        snapshot.warm()
+        snapshot.warm(rest)
         directory = self.paths.version(snapshot.version)
         self._files.keep(snapshot, (directory / name for name in snapshot.manifest.files))
         return snapshot
 
-    def _look(self) -> None:
+    def _look(self, rest: Rest = rest) -> None:
         """Swap to a new version if there is one."""
         self._files.close_unused()
         seen = b""
@@ -439,7 +450,7 @@ class SnapshotReader(Closable):
                 return
             if seen == self._failed and time.monotonic() < self._retry_at:
                 return
-            snapshot = self._load()
+            snapshot = self._load(rest)
         except Exception as error:  # noqa: BLE001  whatever is wrong with it, the version in use goes on
             self._failed, self._retry_at = seen, time.monotonic() + _RETRY_SECONDS
             self.error = error.with_traceback(None)  # its frames would hold what was read of the version

@@ -27,10 +27,12 @@ from numpy.typing import NDArray
 from ..models.base import Arrays, ForgettableModel, Interactions, Proof
 from . import durable
 from .arrow_array import ArrayRecord, map_array, read_column, write_array, write_ids
+from .scheduling import Rest, no_rest
 from .state import LAYOUT, StateError, StatePaths
 
 T = TypeVar("T")
 
+_PIECE_BYTES = 1 << 19  # of a file that is digested: a third of a millisecond
 _CSR_PARTS = ("indptr", "indices", "data")
 
 
@@ -220,10 +222,15 @@ def _from_json(value: Any) -> Any:
     return float(value["float"]) if isinstance(value, dict) else value
 
 
-def file_record(path: Path, rows: int | None = None) -> FileRecord:
-    """Digest a file as it is on disk."""
-    with path.open("rb") as file:
-        return FileRecord(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size, rows)
+def file_record(path: Path, rows: int | None = None, rest: Rest = no_rest) -> FileRecord:
+    """Digest a file as it is on disk; rests after each piece of it."""
+    size, digest = path.stat().st_size, hashlib.sha256()
+    piece = memoryview(bytearray(min(size, _PIECE_BYTES) + 1))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(piece):
+            digest.update(piece[:count])
+            rest()
+    return FileRecord(digest.hexdigest(), size, rows)
 
 
 def _files(directory: Path) -> Iterable[Path]:
@@ -301,13 +308,13 @@ def read_manifest(paths: StatePaths, number: int, digest: str) -> Manifest:
     return msgspec.json.decode(content, type=Manifest)
 
 
-def damaged_files(directory: Path, files: Mapping[str, FileRecord]) -> list[str]:
+def damaged_files(directory: Path, files: Mapping[str, FileRecord], rest: Rest = no_rest) -> list[str]:
     """Compare files with their records; returns what is wrong, one line a file, empty if all is well."""
     damaged = []
     for name, record in files.items():
         path = directory / name
         try:
-            found = file_record(path)
+            found = file_record(path, rest=rest)
         except FileNotFoundError:
             damaged.append(f"{path} is missing")
             continue
@@ -333,8 +340,10 @@ def _read_ids(path: Path, name: str, count: int) -> pl.Series:
     return read_column(path, name) if count else pl.read_ipc(path)[name]
 
 
-def read_models(directory: Path, manifest: Manifest, *, mapped: bool) -> dict[str, ForgettableModel]:
-    """Restore a version's models.
+def read_models(
+    directory: Path, manifest: Manifest, *, mapped: bool, rest: Rest = no_rest
+) -> dict[str, ForgettableModel]:
+    """Restore a version's models; rests after each.
 
     Parameters
     ----------
@@ -361,6 +370,7 @@ def read_models(directory: Path, manifest: Manifest, *, mapped: bool) -> dict[st
             arrays[key] = _read_matrix(directory / name, matrix, mapped)
         proof_record = {key: _from_json(value) for key, value in record.record.items()}
         models[name] = MODELS[name].restore(record.settings, arrays, proof_record, user_items)
+        rest()
     return models
 
 

@@ -1,6 +1,7 @@
 """A reader follows by itself: told by the kernel or looking, across forks, and it lets go of what is old."""
 
 import gc
+import hashlib
 import os
 import shutil
 import subprocess
@@ -13,12 +14,12 @@ import numpy as np
 import polars as pl
 import pytest
 from recunlearn import SnapshotReader
-from recunlearn.engine import following, snapshot
+from recunlearn.engine import following, scheduling, snapshot
 from recunlearn.engine.arrow_array import read_column, write_frame
 from recunlearn.engine.following import UNPROMPTED_SECONDS, FolderWatch
 from recunlearn.engine.snapshot import UnknownUserError
 from recunlearn.engine.state import StateError
-from recunlearn.engine.version import set_current
+from recunlearn.engine.version import FileRecord, file_record, set_current
 from recunlearn.models import MODELS
 
 from .marked_state import ITEMS, Marked, MarkedState
@@ -203,6 +204,20 @@ def test_an_old_version_is_let_go_when_its_last_snapshot_is(state):
             gc.enable()
 
 
+def test_a_version_is_loaded_in_pieces_with_rests_between(state, tmp_path, monkeypatch):
+    """A file is digested a piece at a time, and a follower rests after each file at the least."""
+    rests, large = [], tmp_path / "large"
+    large.write_bytes(os.urandom(5 << 18))
+    digest = hashlib.sha256(large.read_bytes()).hexdigest()
+    assert file_record(large, rest=lambda: rests.append(1)) == FileRecord(digest, 5 << 18)
+    assert len(rests) == 3
+    with SnapshotReader(state.root) as reader:
+        monkeypatch.setattr(scheduling, "REST_SECONDS", 0.02)
+        state.publish(2)
+        took = until(lambda: reader.current().version == 2)
+        assert took > 0.02 * len(reader.current().manifest.files)
+
+
 def test_a_closed_reader_leaves_no_descriptor_and_no_thread(state):
     """Opening and closing 20 readers leaves the process as it was."""
     gc.collect()  # or what other tests left behind is let go of in the middle
@@ -266,7 +281,9 @@ def test_a_damaged_version_is_not_read_again_at_every_look(state, monkeypatch):
     tried = []
     load = snapshot.load_snapshot
     with SnapshotReader(state.root, poll_seconds=0.001) as reader:
-        monkeypatch.setattr(snapshot, "load_snapshot", lambda *given: tried.append(1) or load(*given))
+        monkeypatch.setattr(
+            snapshot, "load_snapshot", lambda *given, **options: tried.append(1) or load(*given, **options)
+        )
         set_current(state.paths, 9, "0" * 64)
         until(lambda: reader.error is not None)
         started = time.monotonic()
