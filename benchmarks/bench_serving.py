@@ -82,19 +82,16 @@ class Erasing:
     """Sends deletions to a worker one after the other, and keeps each version that comes of it."""
 
     def __init__(
-        self, paths: StatePaths, people: People, users: list[str], kept: Kept | None,
-        pause: float = 0.0, every: float = 0.0,
-    ) -> None:  # fmt: skip
-        self._paths, self._people, self._users, self._kept = paths, people, users, kept
-        self._pause, self._every = pause, every
+        self, paths: StatePaths, people: People, users: list[str], kept: Kept | None, pause: float
+    ) -> None:
+        self._paths, self._people, self._users, self._kept, self._pause = paths, people, users, kept, pause
         self._fence = None if kept is None else Fence(paths.root)
 
     def run(self) -> None:
         """Erase all of them."""
         for user in self._users:
-            due = time.monotonic() + self._every
             self._erase(user)
-            time.sleep(max(self._pause, due - time.monotonic()))
+            time.sleep(self._pause)
 
     def _erase(self, user: str) -> None:
         before, _ = read_current(self._paths)
@@ -190,7 +187,8 @@ class Stage:
         flipping = Flipping(flips, options.swaps + 1, kept_flips, options.pause)
         people = People(sorted(set(frame["user_id"].to_list())), 2 * options.swaps + 1)
         env = {"NUMBA_NUM_THREADS": str(options.worker_threads)} if options.worker_threads else {}
-        run = [*processes.COMMAND, "run", "--solve-priority", options.solve_priority, "--state"]
+        batching = "--batch-age", str(options.batch_age)
+        run = [*processes.COMMAND, "run", "--solve-priority", options.solve_priority, *batching, "--state"]
         workers = str(options.serve_workers)
         serve = [*processes.COMMAND, "serve", "--port", "0", "--workers", workers, "--state"]
         return cls(
@@ -207,7 +205,7 @@ class Stage:
     def warm_up(self) -> None:
         """Do everything once: what is compiled or loaded at the first time is not measured."""
         for paths, kept in ((self.paths, self.kept), (self.other, None)):
-            Erasing(paths, self.people, [self.people.leaving[-1]], kept).run()
+            Erasing(paths, self.people, [self.people.leaving[-1]], kept, 0.0).run()
         self.flipping.run(1)
         for server in (self.server, self.flipped):
             load.run(server.url, PATH, self.people.key, self.options.rate, lambda seconds: seconds > 3)
@@ -237,11 +235,10 @@ def under_load(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         stage.warm_up()
         people, per_round = stage.people, options.swaps // options.rounds
         leaving, elsewhere = people.leaving[: options.swaps], people.leaving[options.swaps : -1]
-        pace = options.pause, options.every
         for turn in range(options.rounds):
             part = slice(turn * per_round, (turn + 1) * per_round)
-            erasing = Erasing(stage.paths, people, leaving[part], stage.kept, *pace)
-            busy = Erasing(stage.other, people, elsewhere[part], None, *pace)
+            erasing = Erasing(stage.paths, people, leaving[part], stage.kept, options.pause)
+            busy = Erasing(stage.other, people, elsewhere[part], None, options.pause)
             turns_of: dict[str, Callable[[], dict[str, Any]]] = {
                 BARE: partial(stage.quiet, stage.bare),
                 STILL: partial(stage.quiet, stage.server),
@@ -355,7 +352,7 @@ def main() -> None:
         "--pause", type=float, default=0.5, help="seconds from a version to the next deletion"
     )
     parser.add_argument(
-        "--every", type=float, default=0.0, help="seconds from a deletion to the next at the least"
+        "--batch-age", type=float, default=0.0, help="of the workers: seconds for which a deletion waits"
     )
     parser.add_argument(
         "--turns", nargs="+", choices=TURNS, default=list(TURNS), help="still and swaps: always"
