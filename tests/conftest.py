@@ -9,6 +9,7 @@ from recunlearn.eval import broker
 from .brokers import apache
 from .brokers.certificates import Certificates
 from .real import need
+from .stores import postgres_server
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,3 +49,11 @@ def any_broker(request, tmp_path_factory):
         need(broker.why_missing())
         with broker.local_broker(tmp_path_factory.mktemp("broker")) as address:
             yield SimpleNamespace(bootstrap_servers=address)
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """Run one PostgreSQL with pgvector."""
+    need(postgres_server.why_missing())
+    with postgres_server.PostgresServer() as server:
+        yield server

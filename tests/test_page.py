@@ -128,7 +128,7 @@ def test_it_follows_what_happens(shop, page):
     forget(shop[0], 5)
     page.wait_for(f"document.querySelector('#live').textContent !== {json.dumps(before)}", 60)
     page.wait_for(f"document.querySelectorAll('#receipts button').length === {receipts + 1}")
-    assert "erased2" in text_of(page, "#states tbody tr")
+    page.wait_for("document.querySelector('#states tbody tr').textContent.includes('erased2')")
 
 
 @pytest.mark.parametrize("width", [NARROW, WIDE])

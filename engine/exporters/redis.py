@@ -45,6 +45,7 @@ class RedisStore:
                 f"[[export]] {settings.name}: prefix {self._prefix!r}: letters, digits and _.:{{}}- only"
             )
         self._rewrite = bool(options.get("rewrite", True))
+        self._is_plain = settings.url.startswith("redis://")
         timeout = float(options.get("timeout", 30.0))
         with self._answered():
             self._client: Any = redis.Redis.from_url(
@@ -133,10 +134,15 @@ class RedisStore:
         try:
             yield
         except (redis.ConnectionError, redis.TimeoutError, ValueError) as error:
-            raise StoreError(f"store {self._name}: {error}") from error
+            raise StoreError(f"store {self._name}: {error}{self._way_out(str(error))}") from error
         except redis.RedisError as error:
             code = str(error).partition(" ")[0]
             raise StoreError(f"store {self._name}: Redis refused ({type(error).__name__} {code})") from None
+
+    def _way_out(self, said: str) -> str:
+        """Say what to try: a server that speaks TLS alone hangs up on who does not."""
+        hangs_up = "reset by peer" in said or "closed by server" in said
+        return "; if it asks for TLS, write rediss:// in its url" if hangs_up and self._is_plain else ""
 
     def _key(self, *parts: str) -> str:
         return ":".join((self._prefix, *parts))

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import redis
@@ -18,36 +19,54 @@ def why_missing() -> str | None:
 
 
 class RedisServer:
-    """One server; with ``persistent``, it keeps an append-only file and a dump in ``directory``."""
+    """One server; with ``persistent``, it keeps an append-only file and a dump in ``directory``.
 
-    def __init__(self, directory: Path, *, persistent: bool = False, password: str | None = None) -> None:
+    ``tls``: PEM files of the server's key with its chain, and of their authority; then it speaks TLS alone.
+    ``users``: rows of its access control.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        persistent: bool = False,
+        password: str | None = None,
+        tls: tuple[Path, Path] | None = None,
+        users: Sequence[str] = (),
+    ) -> None:
         (self.port,) = free_ports(1)
         self.directory = directory
         self._options = ["--appendonly", "yes" if persistent else "no", "--appendfsync", "always"]
         self._options += ["--save", "3600 1" if persistent else "", "--aof-use-rdb-preamble", "no"]
         self._options += ["--rdbcompression", "no"]  # so that a search of the files for an id can find it
         self._options += ["--requirepass", password] if password else []
-        self._password = password
+        for user in users:
+            self._options += ["--user", *user.split()]
+        self._password, self._tls = password, tls
+        self._options += ["--tls-port" if tls else "--port", str(self.port)]
+        if tls:
+            keys = ["--tls-cert-file", tls[0], "--tls-key-file", tls[0], "--tls-ca-cert-file", tls[1]]
+            self._options += ["--port", "0", *map(str, keys), "--tls-auth-clients", "no"]
 
     @property
     def url(self) -> str:
         """Its address."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"{'rediss' if self._tls else 'redis'}://127.0.0.1:{self.port}/0"
 
     def client(self) -> redis.Redis:
         """Return a client of its own."""
-        return redis.Redis(port=self.port, password=self._password)
+        tls = {"ssl": True, "ssl_ca_certs": str(self._tls[1])} if self._tls else {}
+        return redis.Redis(host="127.0.0.1", port=self.port, password=self._password, **tls)
 
     def start(self) -> "RedisServer":
         """Start it, and wait until it answers."""
         with (self.directory / "redis.txt").open("ab") as output:
             self._process = subprocess.Popen(
-                [
-                    "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.directory,
-                    *self._options,
-                ],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            )  # fmt: skip
+                ["redis-server", "--bind", "127.0.0.1", "--dir", self.directory, *self._options],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
         deadline = time.monotonic() + 20
         with self.client() as client:
             while True:
