@@ -221,7 +221,7 @@ def test_a_running_worker_takes_requests_up_and_stops_cleanly(tmp_path, stop):
         result = invoke("run", "--state", state, "--once", rc="raises")
         assert f"in use by process {worker.pid}" in str(result.exception)
         worker.send_signal(stop)
-        stdout, stderr = worker.communicate(timeout=30)
+        stdout, stderr = worker.communicate(timeout=60)
     finally:
         worker.kill()
     assert worker.returncode == 0, stderr

@@ -39,7 +39,7 @@ def test_serve_says_where_and_answers_as_documented(state):
         try:
             line = process.stdout.readline()
             assert line.startswith("serving version 1 on http://127.0.0.1:")
-            with httpx.Client(base_url=line.split()[-1]) as http:
+            with httpx.Client(base_url=line.split()[-1], timeout=60) as http:
                 answer = http.get("/v1/users/1/recommendations", params={"n": 3}).json()
                 assert (answer["version"], answer["model"]) == (1, "item_knn")
                 assert 1 <= len(answer["items"]) <= 3
@@ -54,7 +54,7 @@ def test_serve_says_where_and_answers_as_documented(state):
                 assert http.get("/v1/status").json() == json.loads(printed.stdout)
                 assert 'recunlearn_requests{state="erased"} 0.0' in http.get("/metrics").text
             process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=60)
             assert process.returncode == 0, errors
         finally:
             process.kill()

@@ -237,38 +237,39 @@ def mixed(answer):
 def test_swaps_under_load_drop_nothing_and_mix_nothing(state, server):
     """40 versions swapped in under load from four connections: all answers 200, whole, never going back."""
     _, url = server
-    done = threading.Event()
+    done, latest = threading.Event(), [1, 1, 1, 1]
 
     def load(first_user):
         seen = []
-        with httpx.Client(base_url=url) as http:
+        with httpx.Client(base_url=url, timeout=60) as http:
             for user in itertools.cycle(range(first_user, 40, 4)):
                 answer = http.get(f"/v1/users/{user}/recommendations")
                 assert answer.status_code == 200
                 assert not mixed(answer.json())
                 seen.append(answer.json()["version"])
+                latest[first_user] = seen[-1]
                 if done.is_set():
                     return seen
         raise AssertionError("unreachable")
 
-    with ThreadPoolExecutor(4) as pool, httpx.Client(base_url=url) as http:
+    with ThreadPoolExecutor(4) as pool, httpx.Client(base_url=url, timeout=60) as http:
         loads = [pool.submit(load, first) for first in range(4)]
         try:
             for version in range(2, 42):
                 state.publish(version)
-                wait_for(lambda: http.get("/readyz").json()["version"], version.__eq__)
+                wait_for(lambda: http.get("/readyz") and min(latest), version.__eq__)
         finally:
             done.set()
         for seen in (future.result() for future in loads):
             assert seen == sorted(seen)
-            assert len(set(seen)) > 10
+            assert {*range(2, 42)} <= {*seen}
         assert "recunlearn_swaps_total 40.0" in http.get("/metrics").text
 
 
 def test_fencing_holds_in_another_process_while_versions_are_swapped(state, server):
     """A user recorded in the ledger is never served again, whatever version comes; the others always are."""
     _, url = server
-    with httpx.Client(base_url=url) as http:
+    with httpx.Client(base_url=url, timeout=60) as http:
         for user in range(20):
             state.fence(user)
             state.publish(user + 2)
@@ -280,11 +281,11 @@ def test_fencing_holds_in_another_process_while_versions_are_swapped(state, serv
 def test_the_server_ends_cleanly_and_says_nothing_personal(server, number):
     """After SIGTERM or SIGINT the process exits 0, and its whole output names no user."""
     process, url = server
-    with httpx.Client(base_url=url) as http:
+    with httpx.Client(base_url=url, timeout=60) as http:
         assert http.get("/v1/users/39/recommendations").status_code == 200
         assert http.get("/v1/users/271828/recommendations").status_code == 404
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "271828" not in out + err
 
@@ -293,8 +294,8 @@ def test_a_foreign_host_header_is_refused(server):
     """Bound to the loopback address, the server answers to its own names only: no DNS rebinding."""
     _, url = server
     port = url.rpartition(":")[2]
-    assert httpx.get(f"{url}/healthz", headers={"host": "evil.example"}).status_code == 400
-    assert httpx.get(f"{url}/healthz", headers={"host": f"localhost:{port}"}).status_code == 200
+    assert httpx.get(f"{url}/healthz", headers={"host": "evil.example"}, timeout=60).status_code == 400
+    assert httpx.get(f"{url}/healthz", headers={"host": f"localhost:{port}"}, timeout=60).status_code == 200
 
 
 def test_an_address_in_use_is_named():

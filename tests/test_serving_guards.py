@@ -51,7 +51,7 @@ def start():
     for process in started:
         process.terminate()
     for process in started:
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
 
 
 def raw(url, request, seconds=10.0):
@@ -71,7 +71,7 @@ def raw(url, request, seconds=10.0):
 def test_without_the_token_only_health_and_the_empty_page_are_answered(state, start):
     """No token, a wrong one, two, a prefix: 401, the same for every path that holds data."""
     _, url = start(state, RECUNLEARN_TEST_TOKEN=TOKEN)
-    with httpx.Client(base_url=url) as http:
+    with httpx.Client(base_url=url, timeout=60) as http:
         good = {"authorization": f"Bearer {TOKEN}"}
         for path in ("/v1/users/7/recommendations", "/metrics", "/v1/status", "/openapi.json", "/none"):
             for headers in (
@@ -113,7 +113,7 @@ def test_bodies_have_a_largest_size(state, start):
     chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
     answer = raw(url, head + b"transfer-encoding: chunked\r\n\r\n" + chunk * 17)
     assert b" 413 " in answer or answer == b""  # the server may close before all was sent
-    assert httpx.get(f"{url}/healthz").status_code == 200
+    assert httpx.get(f"{url}/healthz", timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_odd_requests_are_refused_and_never_fail_the_server(hostile, request_lin
     status = answer.split(b" ", 2)[1:2]
     assert not status or status[0].startswith(b"4"), answer[:200]
     assert b"root:" not in answer
-    assert httpx.get(f"{hostile}/healthz").status_code == 200
+    assert httpx.get(f"{hostile}/healthz", timeout=60).status_code == 200
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def hostile(state):
     ) as process:
         yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
         process.terminate()
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
         assert "Traceback" not in errors
         assert "passwd" not in errors
 
@@ -174,7 +174,7 @@ def test_slow_clients_are_let_go(state, start):
         dribbling.sendall(b"GET /heal")
         half.sendall(post)
         started = time.perf_counter()
-        assert httpx.get(f"{url}/healthz").status_code == 200
+        assert httpx.get(f"{url}/healthz", timeout=60).status_code == 200
         assert half.recv(4096).startswith(b"HTTP/1.1 408")
         assert silent.recv(1) == b""
         assert dribbling.recv(1) == b""
@@ -191,7 +191,7 @@ def test_several_workers_share_the_port_the_fence_and_the_metrics(state, start):
     answered = ask_often(url, "/v1/users/3/recommendations", 200, deadline)
     state.fence(3)
     for _ in range(40):
-        assert httpx.get(f"{url}/v1/users/3/recommendations").status_code == 404
+        assert httpx.get(f"{url}/v1/users/3/recommendations", timeout=60).status_code == 404
     while counted(url) < answered + 40:  # an answer is counted after it is sent
         assert time.monotonic() < deadline
     os.kill(pids[0], signal.SIGKILL)
@@ -200,7 +200,7 @@ def test_several_workers_share_the_port_the_fence_and_the_metrics(state, start):
         assert process.poll() is None
     ask_often(url, "/v1/users/4/recommendations", 200, deadline + 60)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert children(process.pid) == []
 
@@ -209,7 +209,7 @@ def counted(url):
     """Add up the lists that were answered, over all workers."""
     return sum(
         float(line.split()[-1])
-        for line in httpx.get(f"{url}/metrics").text.splitlines()
+        for line in httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
         if line.startswith("recunlearn_http_requests_total") and "recommendations" in line
     )
 
