@@ -151,12 +151,12 @@ def test_many_appenders_and_a_consumer_lose_nothing(tmp_path, monkeypatch):
     thread.start()
     seen = []
     while len(seen) < 140:
-        records = journal.poll(5, 7)
+        records = journal.poll(60, 7)
         assert records, "the consumer starves"
         seen += values(records)
         journal.commit({"journal": records[-1].offset + 1})
     thread.join()
-    assert all(process.wait(20) == 0 for process in processes)
+    assert all(process.wait(60) == 0 for process in processes)
     expected = {b"%s-%d" % (name, k) for name in (b"one", b"two") for k in range(40)}
     assert sorted(seen) == sorted(expected | {b"three-%d" % k for k in range(60)})
     assert journal.poll(0, 10) == []

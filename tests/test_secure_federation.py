@@ -378,7 +378,7 @@ def silo_processes(folder):
     finally:
         for one in running:
             one.terminate()
-            one.wait(timeout=20)
+            one.wait(timeout=60)
 
 
 def seen_in_a_round(folder):

@@ -347,7 +347,7 @@ def run_round(folder, board, terms, hub):
         while (total := exchange.collect(board, terms)) is None:
             assert time.monotonic() < end, exchange.waited_for(board, terms)
             time.sleep(0.05)
-        assert [one.wait(timeout=20) for one in running] == [0, 0, 0]
+        assert [one.wait(timeout=60) for one in running] == [0, 0, 0]
     finally:
         for one in running:
             one.kill()
