@@ -263,7 +263,7 @@ def test_a_member_that_was_killed_is_replaced_at_once(servers):
     started = time.monotonic()
     successor = opened(servers, topic, instance="the-state")
     assert len(drained(successor)) == 1
-    assert time.monotonic() - started < 10  # the session lasts 45 s
+    assert time.monotonic() - started < 30  # the session lasts 45 s
     successor.close()
     killed.close()
 
