@@ -379,8 +379,14 @@ def scan_parquet(source: str | Path, columns: Columns, *, several: bool = False)
         It cannot be read, or is no Parquet.
     """
     wanted = columns.wanted()
-    place = Path(source, "**", "*.parquet") if several and Path(source).is_dir() else source
-    rows = pl.scan_parquet(place, glob=several, hive_partitioning=False)
+    if several and Path(source).is_dir():
+        files = sorted(Path(source).rglob("*.parquet"))
+        if not files:
+            raise InteractionFileError(f"{source} is a folder without a .parquet file; name another one")
+        rows = pl.scan_parquet(files, glob=False, hive_partitioning=False)
+    else:
+        is_pattern = several and not Path(source).exists()
+        rows = pl.scan_parquet(source, glob=is_pattern, hive_partitioning=False)
     schema = rows.collect_schema()
     missing = [name for name in wanted.values() if name not in schema]
     if missing:

@@ -214,7 +214,7 @@ def read_partition(paths: StatePaths, name: str, store: Store) -> pl.DataFrame:
     damaged = damaged_files(paths.interactions, {name: store.files[name]})
     if damaged:
         raise VersionError(f"{damaged[0]}; restore it from a backup, or fit again from the original data")
-    return pl.read_parquet(paths.interactions / name)
+    return pl.read_parquet(paths.interactions / name, glob=False)  # a bracket is part of a name
 
 
 def read_store(paths: StatePaths, store: Store) -> pl.DataFrame | None:

@@ -186,6 +186,17 @@ def test_a_state_directory_is_partitioned_already(tmp_path, frame, whole):
     assert sum_partitions(found, items, gram).same_as(sums_of(x, gram))
 
 
+def test_a_task_reads_some_partitions_at_once(dealt, whole):
+    """Sixteen partitions by threes are six tasks, and the same sums, items and products."""
+    x, _, items = whole
+    threes = Partitions(dealt[16].files, 16, together=3)
+    assert [len(task) for task in threes.tasks] == [3, 3, 3, 3, 3, len(threes.files) - 15]
+    gram = statistic_of("ease", {}, len(items))
+    assert items_of(threes).equals(items.rename("item_id"))
+    assert sum_partitions(threes, items, gram).same_as(sums_of(x, gram))
+    check_served(solve_partitions(threes, items, {"factors": 8}), x, {"factors": 8})
+
+
 # -- the same bits, however run ----------------------------------------------------------------------
 
 

@@ -21,6 +21,9 @@ from ..version import Store
 from .partitions import Partitions
 from .rows import Dealt
 
+_ROWS_OF_A_TASK: Final = 2_500_000
+_TASKS: Final = 8
+"""Or more, where there are more rows, or fewer, where there are fewer partitions."""
 _MOST_WHOLE: Final = 2.0**26
 
 
@@ -63,9 +66,9 @@ class Kept:
     @property
     def partitions(self) -> Partitions:
         """Where they are."""
-        return Partitions(
-            {home: part.file.absolute() for home, part in self.parts.items()}, self.store.partitions
-        )
+        files = {home: part.file.absolute() for home, part in self.parts.items()}
+        few_enough = _ROWS_OF_A_TASK * len(files) // max(1, self.interactions)
+        return Partitions(files, self.store.partitions, max(1, min(few_enough, len(files) // _TASKS)))
 
 
 def keep(paths: StatePaths, version: int, dealt: Dealt, admit: Admit) -> Kept:
@@ -131,7 +134,7 @@ def mapped_matrix(kept: Kept, folder: Path) -> tuple[Interactions, pl.Series]:
     index_type = np.int32 if max(size, *shape) < 2**31 else np.int64
     indices, data = _unnamed(size, index_type, folder), _unnamed(size, np.float64, folder)
     for part, own in zip(parts, np.split(rank, np.cumsum([len(p.users) for p in parts])[:-1]), strict=True):
-        frame = pl.read_parquet(part.file, columns=["item_id", "value"])
+        frame = pl.read_parquet(part.file, columns=["item_id", "value"], glob=False)
         before = np.cumsum(part.lengths) - part.lengths
         to = np.repeat(indptr[own] - before, part.lengths) + np.arange(len(frame))
         indices[to], data[to] = _columns(frame, kept.items), frame["value"].to_numpy()

@@ -1,7 +1,7 @@
 """Parquet files as partitions: each user is in one of them, by a hash of the id, as in a state directory."""
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,10 +31,13 @@ class Partitions:
     files : partition -> its Parquet file, or a folder of them; a partition without rows is left out. Columns
         user_id, item_id (Int64 or String) and value.
     count : how many partitions there are: a user is in ``crc32(id) % count``.
+    together : how many a task reads at once. Sums over few rows cost nearly what they do over many, in time
+        and in what is merged; more rows cost memory.
     """
 
     files: dict[int, Path]
     count: int
+    together: int = 1
 
     @classmethod
     def of_state(cls, state_dir: Path) -> "Partitions":
@@ -54,6 +57,12 @@ class Partitions:
     def paths(self) -> list[Path]:
         """The files, by number of the partition."""
         return [self.files[home] for home in sorted(self.files)]
+
+    @property
+    def tasks(self) -> list[tuple[Path, ...]]:
+        """The files that each task reads."""
+        paths = self.paths
+        return [tuple(paths[k : k + self.together]) for k in range(0, len(paths), self.together)]
 
     def of_users(self, users: pl.Series) -> list[Path]:
         """Name the files in which these users are: no other has a row of theirs."""
@@ -116,7 +125,7 @@ def deal(frames: Iterable[pl.DataFrame], folder: Path, count: int) -> Partitions
 
 def items_of(partitions: Partitions, run: Run | None = None) -> pl.Series:
     """Collect the ids of all items, ascending: the columns that every partition's sums are over."""
-    return map_reduce(partitions.paths, _items, _union, run)
+    return map_reduce(partitions.tasks, _items, _union, run)
 
 
 def sum_partitions(
@@ -133,7 +142,7 @@ def sum_partitions(
     SumsError
         As :func:`recunlearn.models.sums.sums_of`.
     """
-    return map_reduce(partitions.paths, SumRows(items, statistic), Sums.add, run)
+    return map_reduce(partitions.tasks, SumRows(items, statistic), Sums.add, run)
 
 
 def sums_of_users(
@@ -143,7 +152,7 @@ def sums_of_users(
 
     Only the partitions in which they are are read.
     """
-    touched = partitions.of_users(users)
+    touched = [(path,) for path in partitions.of_users(users)]
     if not touched:
         return Sums.nothing(statistic)
     return map_reduce(touched, SumRows(items, statistic, users), Sums.add, run)
@@ -157,8 +166,8 @@ def remove_users(partitions: Partitions, users: pl.Series) -> list[Path]:
     """
     written = []
     for path in partitions.of_users(users):
-        for file in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
-            frame = pl.read_parquet(file)
+        for file in _files([path]):
+            frame = pl.read_parquet(file, glob=False)
             kept = frame.filter(~pl.col("user_id").is_in(users.implode()))
             if len(kept) < len(frame):
                 durable.replace(file, _parquet(kept))
@@ -168,7 +177,7 @@ def remove_users(partitions: Partitions, users: pl.Series) -> list[Path]:
 
 @dataclass(frozen=True)
 class SumRows:
-    """Sums up a partition; can be sent to where its file is read.
+    """Sums up a task's partitions; can be sent to where their files are read.
 
     Attributes
     ----------
@@ -179,17 +188,17 @@ class SumRows:
     statistic: Statistic
     users: pl.Series | None = None
 
-    def __call__(self, path: Path) -> Sums:
-        """Read the file, build its rows and sum them up."""
-        frame = read_rows(path)
+    def __call__(self, paths: tuple[Path, ...]) -> Sums:
+        """Read the files, build their rows and sum them up."""
+        frame = read_rows(paths)
         if self.users is not None:
             frame = frame.filter(pl.col("user_id").is_in(self.users.implode()))
         return sums_of(rows_of(frame, self.items), self.statistic)
 
 
-def read_rows(path: Path) -> pl.DataFrame:
-    """Read a partition: user_id, item_id, value."""
-    return pl.read_parquet(_pattern(path), columns=["user_id", "item_id", "value"])
+def read_rows(paths: Sequence[Path]) -> pl.DataFrame:
+    """Read some partitions: user_id, item_id, value."""
+    return pl.read_parquet(_files(paths), columns=["user_id", "item_id", "value"], glob=False)
 
 
 def rows_of(frame: pl.DataFrame, items: pl.Series) -> Interactions:
@@ -214,8 +223,8 @@ def rows_of(frame: pl.DataFrame, items: pl.Series) -> Interactions:
     return canonical_interactions(matrix)
 
 
-def _pattern(path: Path) -> Path:
-    return path / "*.parquet" if path.is_dir() else path
+def _files(paths: Sequence[Path]) -> list[Path]:
+    return [file for path in paths for file in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:
@@ -224,8 +233,12 @@ def _parquet(frame: pl.DataFrame) -> bytes:
     return file.getvalue()
 
 
-def _items(path: Path) -> pl.Series:
-    return pl.scan_parquet(_pattern(path)).select(pl.col("item_id").unique().sort()).collect()["item_id"]
+def _items(paths: tuple[Path, ...]) -> pl.Series:
+    return (
+        pl.scan_parquet(_files(paths), glob=False)
+        .select(pl.col("item_id").unique().sort())
+        .collect()["item_id"]
+    )
 
 
 def _union(one: pl.Series, other: pl.Series) -> pl.Series:

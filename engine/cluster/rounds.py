@@ -41,10 +41,10 @@ def solve_partitions(
     a few such blocks. The bits depend on partitions and run; the certificate holds for each.
     """
     statistic = statistic_of("spectral_mf", settings, len(items))
-    margins = map_reduce(partitions.paths, MarginsOf(items, statistic), Margins.add, run)
+    margins = map_reduce(partitions.tasks, MarginsOf(items, statistic), Margins.add, run)
 
     def products(block: FloatMatrix) -> FloatMatrix:
-        return map_reduce(partitions.paths, ProductWith(items, statistic, block), add, run)
+        return map_reduce(partitions.tasks, ProductWith(items, statistic, block), add, run)
 
     return published_by_rounds(settings, margins, products)
 
@@ -56,24 +56,24 @@ def add(one: FloatMatrix, other: FloatMatrix) -> FloatMatrix:
 
 @dataclass(frozen=True)
 class MarginsOf:
-    """Takes the margins of a partition; can be sent to where its file is read."""
+    """Takes the margins of a task's partitions; can be sent to where their files are read."""
 
     items: pl.Series
     statistic: Statistic
 
-    def __call__(self, path: Path) -> Margins:
-        """Read the file and its margins."""
-        return RowProducts(rows_of(read_rows(path), self.items), self.statistic).margins
+    def __call__(self, paths: tuple[Path, ...]) -> Margins:
+        """Read the files and their margins."""
+        return RowProducts(rows_of(read_rows(paths), self.items), self.statistic).margins
 
 
 @dataclass(frozen=True)
 class ProductWith:
-    """Multiplies a partition with a block, float [n_items, k]; can be sent to where its file is read."""
+    """Multiplies a task's rows with a block, float [n_items, k]; can be sent to where they are."""
 
     items: pl.Series
     statistic: Statistic
     block: FloatMatrix
 
-    def __call__(self, path: Path) -> FloatMatrix:
-        """Read the file and multiply."""
-        return RowProducts(rows_of(read_rows(path), self.items), self.statistic).times(self.block)
+    def __call__(self, paths: tuple[Path, ...]) -> FloatMatrix:
+        """Read the files and multiply."""
+        return RowProducts(rows_of(read_rows(paths), self.items), self.statistic).times(self.block)

@@ -148,7 +148,7 @@ def _read_back(partitions: Partitions, texts: set[str]) -> Iterator[tuple[int, p
     as_text = [pl.col(name).cast(pl.String) for name in sorted(texts)]
     for home, folder in partitions.files.items():
         files = sorted(folder.glob("*.parquet"))
-        frame = pl.concat([pl.read_parquet(file).with_columns(as_text) for file in files])
+        frame = pl.concat([pl.read_parquet(file, glob=False).with_columns(as_text) for file in files])
         for file in files:
             file.unlink()
         yield home, sum_duplicates(frame)
