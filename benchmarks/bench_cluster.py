@@ -3,15 +3,21 @@
 docs/explanation/scale.md has the figures:
 
     python benchmarks/bench_cluster.py --millions 1 --millions 10
+    python benchmarks/bench_cluster.py --fit --millions 10
+
+With --fit it is `recunlearn fit` that runs, and then `run` over a hundred deletions: the versions published
+must have the same bytes before and after, however they were fitted.
 
 Each way runs in a process of its own. Memory is the sum over the process and all below it (proportional set
-size, read ten times a second), CPU what all of them used: that one hardly minds what else the machine does.
+size, read ten times a second), and of it what no file backs; CPU what all of them used: that one hardly minds
+what else the machine does.
 """
 
 import argparse
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -50,6 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--millions", type=int, action="append", choices=list(SIZES))
     parser.add_argument("--way", action="append", choices=WAYS, help="repeats; all by default")
+    parser.add_argument("--fit", action="store_true", help="the command, and deletions after it")
+    parser.add_argument("--model", action="append", help="of --fit; repeats; ease and item_knn by default")
+    parser.add_argument("--partitions", type=int, help="of --fit; as many as a state has by default")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -60,7 +69,11 @@ def main() -> None:
     for millions in arguments.millions or [1]:
         with tempfile.TemporaryDirectory() as folder:
             generate(Path(folder), millions)
-            results[str(millions)] = compared(arguments.way or WAYS, Path(folder), millions)
+            ways = arguments.way or WAYS
+            if arguments.fit:
+                results[str(millions)] = fitted(ways, Path(folder), arguments)
+            else:
+                results[str(millions)] = compared(ways, Path(folder), millions)
     write(arguments.json, machine=describe_environment(), **results)
 
 
@@ -82,20 +95,78 @@ def compared(ways: Any, folder: Path, millions: int) -> dict[str, Any]:
     """Run each way in its own process; all must give the same sums."""
     found: dict[str, Any] = {}
     for way in ways:
-        command = [sys.executable, __file__, "--inside", str(folder), "--way", way]
-        start = time.perf_counter()
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        watched = Watched(child.pid)
-        out, _ = child.communicate()
-        wall = time.perf_counter() - start
-        cpu, peak = watched.end()
-        assert child.returncode == 0
-        found[way] = json.loads(out.splitlines()[-1]) | {
-            "wall_seconds": wall, "cpu_seconds": cpu, "peak_mib": peak,
-        }  # fmt: skip
+        out, found[way] = watched([sys.executable, __file__, "--inside", str(folder), "--way", way])
+        found[way] |= json.loads(out.splitlines()[-1])
         print(f"{millions} M, {way}: {found[way]}", flush=True)
     assert len({record["digest"] for record in found.values()}) == 1
     return found
+
+
+def watched(command: list[str]) -> tuple[str, dict[str, float]]:
+    """Run a command to its end; what it printed, and what it took."""
+    start = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    watch = Watched(child.pid)
+    out, _ = child.communicate()
+    wall = time.perf_counter() - start
+    watch.end()
+    assert child.returncode == 0
+    return out, {
+        "wall_seconds": wall, "cpu_seconds": sum(watch.cpu.values()),
+        "peak_mib": watch.peak["Pss"] / 1024, "peak_anonymous_mib": watch.peak["Pss_Anon"] / 1024,
+    }  # fmt: skip
+
+
+FITS = {
+    "in one piece": [],
+    "one after the other": ["--run", "serial"],
+    "two processes": ["--run", "pool", "--processes", "2"],
+    "Spark local[2]": ["--run", "spark", "--master", "local[2]", "--spark-conf", "spark.driver.memory=6g"],
+}
+
+
+def fitted(ways: Any, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Fit each way by the command, then forget by `run`: the same bytes published, before and after."""
+    models = arguments.model or ["ease", "item_knn"]
+    options = [word for name in models for word in ("--model", name)]
+    gone = folder / "gone"
+    gone.write_text("".join(f"{37 * k}\n" for k in range(LEAVERS)))
+    found: dict[str, Any] = {}
+    for way in ways:
+        state, own = folder / f"state of {way}", list(options)
+        if FITS[way]:
+            own += [
+                *FITS[way],
+                *(["--partitions", str(arguments.partitions)] if arguments.partitions else []),
+            ]
+        _, found[way] = watched(
+            [*RECUNLEARN, "fit", "--data", str(folder / "all.parquet"), "--state", str(state), *own]
+        )
+        before = digest(state)
+        subprocess.run([*RECUNLEARN, "forget", "--state", str(state), "--file", str(gone)], check=True)
+        _, forgetting = watched([*RECUNLEARN, "run", "--state", str(state), "--once"])
+        found[way] |= {f"run_{name}": value for name, value in forgetting.items()}
+        found[way] |= {"before": before, "after": digest(state)}
+        print(f"{way}: {found[way]}", flush=True)
+        shutil.rmtree(state / "versions")
+    for when in ("before", "after"):
+        assert len({record[when] for record in found.values()}) == 1, when
+    return found
+
+
+RECUNLEARN = [sys.executable, "-m", "recunlearn.cli"]
+
+
+def digest(state: Path) -> str:
+    """Digest what is published but SpectralMF's factors, whose last bits depend on how they were fitted."""
+    (version,) = (state / "versions").iterdir()
+    whole = hashlib.sha256()
+    for path in sorted(version.rglob("*.arrow")):
+        if path.parent.name != "spectral_mf":
+            whole.update(
+                f"{path.relative_to(version)} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode()
+            )
+    return whole.hexdigest()
 
 
 def measured(way: str, folder: Path) -> dict[str, Any]:
@@ -156,22 +227,23 @@ class Watched:
     """Reads the memory and the CPU of a process and all below it while it runs."""
 
     def __init__(self, pid: int) -> None:
-        self.pid, self.peak, self.ended = pid, 0, threading.Event()
+        self.pid, self.ended = pid, threading.Event()
+        self.peak = dict.fromkeys(("Pss", "Pss_Anon"), 0)
         self.cpu: dict[int, float] = {}
         self.thread = threading.Thread(target=self._watch)
         self.thread.start()
 
-    def end(self) -> tuple[float, float]:
-        """Stop, and return CPU seconds and the peak in MiB."""
+    def end(self) -> None:
+        """Stop."""
         self.ended.set()
         self.thread.join()
-        return sum(self.cpu.values()), self.peak / 1024
 
     def _watch(self) -> None:
         while not self.ended.wait(0.1):
             family = list(_family(self.pid))
             self.cpu |= {pid: seconds for pid in family if (seconds := _cpu(pid))}
-            self.peak = max(self.peak, sum(_proportional(pid) for pid in family))
+            now = [_proportional(pid) for pid in family]
+            self.peak = {kind: max(peak, sum(one[kind] for one in now)) for kind, peak in self.peak.items()}
 
 
 def _cpu(pid: int) -> float:
@@ -193,12 +265,18 @@ def _family(pid: int) -> Iterator[int]:
         yield from _family(int(child))
 
 
-def _proportional(pid: int) -> int:
+def _proportional(pid: int) -> dict[str, int]:
+    """Read KiB of memory: all, and what no file backs."""
+    sizes = {"Pss": 0, "Pss_Anon": 0}
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+        return sizes
+    for line in lines:
+        kind, _, rest = line.partition(":")
+        if kind in sizes:
+            sizes[kind] = int(rest.split()[0])
+    return sizes
 
 
 if __name__ == "__main__":
