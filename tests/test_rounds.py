@@ -20,7 +20,7 @@ from recunlearn.models.sums import Statistic, SumsError, sums_of
 from recunlearn.streaming.federated.board import Board
 from recunlearn.streaming.federated.rounds import silo as silo_side
 from recunlearn.streaming.federated.rounds import solve as coordinator_side
-from recunlearn.streaming.federated.rounds.places import silo_folder, solve_folder
+from recunlearn.streaming.federated.rounds.places import remove_other_solves, silo_folder, solve_folder
 from recunlearn.streaming.federated.rounds.silo import Member, Part, take_part
 from recunlearn.streaming.federated.rounds.solve import Solve
 from recunlearn.streaming.federated.rounds.terms import (
@@ -392,6 +392,20 @@ def test_what_is_damaged_on_its_way_is_written_again(pair, what, damage):
             found = ask()
     assert meddled
     assert np.array_equal(found, RowProducts(pair.rows["east"], pair.statistic).times(block))
+
+
+def test_a_solve_that_is_removed_while_a_silo_writes_is_over_for_it(pair, monkeypatch):
+    """The coordinator takes the directory away between its making and the writing: it is over."""
+    solve, made = begun(pair), silo_side.durable.make_directory
+
+    def made_and_removed(directory, mode):
+        made(directory, mode)
+        remove_other_solves(pair.board, 2)
+
+    monkeypatch.setattr(silo_side.durable, "make_directory", made_and_removed)
+    part = Part(pair.board, pair.member("east"), solve.terms, pair.rows["east"])
+    assert part.stay(0.0) == 0
+    assert part.is_over()
 
 
 def test_who_is_away_is_named(rows, statistic, tmp_path):

@@ -168,11 +168,7 @@ class Part:
             return False
         numbers = write_numbers(self._products.times(block))
         said = Answer(question.terms, self._me.name, self._opening, name_of(question), digest_of(numbers))
-        try:
-            self._say(f"{question.step:06d}", numbers, sign(said, self._me.key))
-        except FileNotFoundError:  # the solve is over, and the directory gone
-            return False
-        return True
+        return self._say(f"{question.step:06d}", numbers, sign(said, self._me.key))
 
     def _block(self, question: Question) -> NDArray[Any] | None:
         if not 1 <= question.columns <= MOST_COLUMNS:
@@ -188,8 +184,12 @@ class Part:
             raise SolveError(f"question {question.step} has a number that is not finite")
         return block
 
-    def _say(self, what: str, numbers: bytes, signed: bytes) -> None:
-        """Write the numbers, then what is signed: whoever sees that finds both."""
+    def _say(self, what: str, numbers: bytes, signed: bytes) -> bool:
+        """Write the numbers, then what is signed: whoever sees that finds both; whether there was a place."""
         place = self._mine / what
-        durable.replace(place.with_suffix(".numbers"), numbers, durable.SHARED)
-        durable.replace(place.with_suffix(".json"), signed, durable.SHARED)
+        try:
+            durable.replace(place.with_suffix(".numbers"), numbers, durable.SHARED)
+            durable.replace(place.with_suffix(".json"), signed, durable.SHARED)
+        except FileNotFoundError:  # the solve is over, and the coordinator has just removed the directory
+            return False
+        return True
