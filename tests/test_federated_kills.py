@@ -40,7 +40,7 @@ def assert_in_order(outcome):
 
 def test_a_kill_at_any_step_loses_nothing_and_counts_nothing_twice(tmp_path):
     """SIGKILL at durable steps of a silo and of the coordinator, then a start: as if it had not been."""
-    found = outcomes(tmp_path, "steps", str(EVERY))
+    found = outcomes(tmp_path, "steps", str(EVERY), "open")
     assert len(found) > 60 // EVERY
     for outcome in found:
         assert_in_order(outcome)
@@ -56,7 +56,17 @@ def test_a_kill_at_any_step_of_a_round_loses_nothing_and_counts_nothing_twice(tm
         assert sum(map(len, outcome["messages"].values())) == 5
 
 
-@pytest.mark.parametrize("how", ["open", "secure"])
+def test_a_kill_at_any_step_of_a_solve_mixes_no_products(tmp_path):
+    """The same without sums, in letters, questions and answers of a solve, while the others run."""
+    every = 16 * EVERY
+    found = outcomes(tmp_path, "steps", str(every), "products")
+    assert len(found) > 300 // every
+    for outcome in found:
+        assert_in_order(outcome)
+        assert sum(map(len, outcome["messages"].values())) == len(outcome["receipts"]) == 5
+
+
+@pytest.mark.parametrize("how", ["open", "secure", "products"])
 def test_random_kills_during_deletions_lose_nothing_and_count_nothing_twice(tmp_path, how):
     """Three silos and the coordinator as processes, killed at random while deletions come in."""
     killed, outcome = outcomes(tmp_path, "random", str(KILLS), str(DELETIONS), how)
