@@ -1,5 +1,7 @@
 """Threads for work that can wait: a solve makes way for whoever answers, and for the thread that fences.
 
+It takes a lower place, and leaves one core alone: whoever answers finds its caches there as it left them.
+
 Linux schedules threads, not processes, and no privilege is needed to take a lower place: only to give it up.
 So it is a thread's for good, and the thread that takes it is one of its own.
 
@@ -36,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 def thread_that_makes_way(place: Place) -> ThreadPoolExecutor:
-    """Make an executor of one thread that others go before.
+    """Make an executor of one thread that others go before, and that works on all cores but one.
 
     Whatever a library starts from this thread has its place, too. The threads that BLAS and Polars have
     started before work for it as well, and spin a while after it: at the first call they are moved there.
@@ -63,7 +65,8 @@ def rest() -> None:
 
 
 def _make_way(take: Callable[[int], None]) -> None:
-    """Give this thread, and those that Python did not start, their place."""
+    """Give this thread, and those that Python did not start, their place; and a core fewer than there are."""
+    _leave_a_core()
     try:
         take(0)
         for thread in _library_threads():
@@ -71,6 +74,17 @@ def _make_way(take: Callable[[int], None]) -> None:
                 take(thread)
     except OSError as error:
         _log.warning("solves take a whole share of the processor: the system says %s", error.strerror)
+
+
+def _leave_a_core() -> None:
+    """Have Numba work on all cores but one for this thread, and BLAS for this process; never on more."""
+    import numba
+    from threadpoolctl import ThreadpoolController
+
+    most = max(1, len(os.sched_getaffinity(0)) - 1)
+    numba.set_num_threads(min(most, numba.get_num_threads()))
+    libraries = ThreadpoolController().select(user_api="blas")
+    libraries.limit(limits={each["prefix"]: min(most, each["num_threads"]) for each in libraries.info()})
 
 
 def _be_nice(thread: int) -> None:

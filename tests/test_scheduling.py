@@ -62,6 +62,32 @@ go_on.set()
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120, env=env)
 
 
+def test_a_solve_that_makes_way_leaves_a_core_alone(lower):
+    """Numba and BLAS work for it on all cores but one, never on more threads than they were told."""
+    script = f"""
+import os, sys
+import numba
+from recunlearn.engine.scheduling import thread_that_makes_way
+from threadpoolctl import threadpool_info
+import numpy, scipy.linalg.blas
+
+def threads():
+    libraries = [each for each in threadpool_info() if each["user_api"] == "blas"]
+    return numba.get_num_threads(), {{each["num_threads"] for each in libraries}}
+
+before, told = threads(), int(sys.argv[1])
+assert before == (told, {{told}}), before
+expected = min(told, max(1, len(os.sched_getaffinity(0)) - 1))
+with thread_that_makes_way({lower[0]!r}) as executor:
+    solving = executor.submit(threads).result()
+    assert solving == (expected, {{expected}}), solving
+assert numba.get_num_threads() == told
+"""
+    for told in {1, os.cpu_count()}:
+        env = {**os.environ, "OPENBLAS_NUM_THREADS": str(told), "NUMBA_NUM_THREADS": str(told)}
+        subprocess.run([sys.executable, "-c", script, str(told)], check=True, timeout=120, env=env)
+
+
 def test_the_solve_makes_way_and_the_thread_that_fences_does_not(lower, tmp_path, monkeypatch):
     """In a worker, a model forgets in the lower place, and events are polled in the place of the process."""
     name, expected = lower
