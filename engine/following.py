@@ -37,9 +37,8 @@ class FolderWatch(Closable):
 
     def __init__(self, folder: Path) -> None:
         self._folder = os.fsencode(folder)
-        self._lock = (
-            threading.RLock()
-        )  # the collector may wake it in the middle of either, on the same thread
+        # Reentrant: the collector may call wake in the middle of wake or close, on the same thread.
+        self._lock = threading.RLock()
         self._bell: int | None
         self._rope: int | None
         self._bell, self._rope = os.pipe()  # an eventfd would be one descriptor, where there is one
