@@ -14,11 +14,7 @@ from recunlearn.streaming.source import SourceError
 from .brokers.apache import PASSWORD, USER
 from .topics import drained, new_topic, produce
 
-pytestmark = [
-    pytest.mark.xdist_group("kafka"),
-    # kafka-python does not close a connection that TLS refused; no other test may leave one behind.
-    pytest.mark.filterwarnings(r"ignore:unclosed <ssl\.SSLSocket:ResourceWarning"),
-]
+pytestmark = pytest.mark.xdist_group("kafka")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
