@@ -189,8 +189,7 @@ class Stage:
         env = {"NUMBA_NUM_THREADS": str(options.worker_threads)} if options.worker_threads else {}
         batching = "--batch-age", str(options.batch_age)
         run = [*processes.COMMAND, "run", "--solve-priority", options.solve_priority, *batching, "--state"]
-        workers = str(options.serve_workers)
-        serve = [*processes.COMMAND, "serve", "--port", "0", "--workers", workers, "--state"]
+        serve = [*processes.COMMAND, "serve", "--port", "0", "--state"]
         return cls(
             options, people, paths, StatePaths(other), kept, kept_flips, flipping,
             server=enter(processes.started(*serve, str(state), says_url=True)),
@@ -357,7 +356,6 @@ def main() -> None:
     parser.add_argument(
         "--turns", nargs="+", choices=TURNS, default=list(TURNS), help="still and swaps: always"
     )
-    parser.add_argument("--serve-workers", type=int, default=1, help="processes that answer")
     parser.add_argument("--solve-priority", default="low", help="of the workers")
     parser.add_argument("--nice", type=int, default=0, help="of the workers")
     parser.add_argument("--worker-threads", type=int, default=0, help="for Numba; 0: all cores")

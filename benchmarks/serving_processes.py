@@ -32,9 +32,9 @@ class Running:
     url: str = ""
 
     def cpu(self) -> float:
-        """Return the seconds of processor time that it and its children have used."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return sum(_cpu_of(int(pid)) for pid in (self.process.pid, *children))
+        """Return the seconds of processor time that it has used."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _HZ
 
     def held(self) -> dict[str, float]:
         """Return its resident memory without shared pages, in MiB, its file descriptors and its maps."""
@@ -46,11 +46,6 @@ class Running:
             "descriptors": len(list((folder / "fd").iterdir())),
             "maps": len((folder / "maps").read_text().splitlines()),
         }
-
-
-def _cpu_of(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _HZ
 
 
 @contextmanager

@@ -15,27 +15,29 @@ if TYPE_CHECKING:
     from .tables import Rejections
 
 
+@dataclass(frozen=True)
+class LetIn:
+    """What a fit let in.
+
+    Attributes
+    ----------
+    given, kept : interactions before the fence, and behind it.
+    refused_users : users whom it kept out.
+    rejected : rows that could not be used, where they were read here.
+    """
+
+    given: int
+    kept: int
+    refused_users: int
+    rejected: "Rejections | None" = None
+
+
 class Taken(Protocol):
     """Rows that may be kept, ready to be fitted."""
 
     @property
-    def given(self) -> int:
-        """Interactions before the fence."""
-        ...
-
-    @property
-    def interactions(self) -> int:
-        """Interactions behind it."""
-        ...
-
-    @property
-    def refused_users(self) -> int:
-        """Users whom it kept out."""
-        ...
-
-    @property
-    def rejected(self) -> "Rejections | None":
-        """Rows that could not be used, where they were read here."""
+    def let_in(self) -> LetIn:
+        """How many they are, and what was kept out."""
         ...
 
     def fit(

@@ -14,7 +14,7 @@ from .config_notes import take_over
 from .delivery import Delivery
 from .engine import open_receipts, recover
 from .fence import FenceKey
-from .fitted import Fitted, Taken, folder_of_dealt
+from .fitted import Fitted, LetIn, Taken, folder_of_dealt
 from .interactions import canonical_frame, read_store, to_user_items, write_store
 from .ledger import Ledger
 from .purge import purge
@@ -89,7 +89,7 @@ def fit(
     config = _begin(paths, interactions is None)
     with WriterLock(paths):
         chosen = models if models is not None else (config or read_config(paths)).models
-        _construct(chosen)
+        _construct(chosen)  # what is wrong with a setting is said before anything is read
         if over is not None:
             over.require(chosen)
         key = FenceKey.create(paths) if config is None else FenceKey.load(paths)
@@ -101,9 +101,10 @@ def fit(
             admit = admission(ledger, key)
         number = _make_room(paths, previous)
         taken = _take(paths, number, rows, admit, over)
-        if not taken.interactions:
+        let_in = taken.let_in
+        if not let_in.kept:
             raise ValueError(
-                f"no interaction is left to fit: {taken.given} given, all of erased users; name other data"
+                f"no interaction is left to fit: {let_in.given} given, all of erased users; name other data"
             )
         fitted = taken.fit(chosen, show_progress, on_model)
         _publish(paths, number, fitted, previous)
@@ -114,10 +115,10 @@ def fit(
         number,
         len(fitted.users),
         len(fitted.items),
-        taken.interactions,
-        taken.given - taken.interactions,
-        taken.refused_users,
-        taken.rejected,
+        let_in.kept,
+        let_in.given - let_in.kept,
+        let_in.refused_users,
+        let_in.rejected,
     )
 
 
@@ -227,7 +228,7 @@ def _take(
         return over.take(paths, number, rows, admit)
     assert isinstance(rows, pl.DataFrame)  # noqa: S101  for the type checkers
     kept, refused_users = admit(rows)
-    return _InOnePiece(paths, number, kept, len(rows), refused_users)
+    return _InOnePiece(paths, number, kept, LetIn(len(rows), len(kept), refused_users))
 
 
 @dataclass(frozen=True)
@@ -237,13 +238,7 @@ class _InOnePiece:
     paths: StatePaths
     number: int
     frame: pl.DataFrame
-    given: int
-    refused_users: int
-    rejected: "Rejections | None" = None
-
-    @property
-    def interactions(self) -> int:
-        return len(self.frame)
+    let_in: LetIn
 
     def fit(
         self, settings: Mapping[str, Mapping[str, Any]], show_progress: bool, on_model: Callable[[str], None]

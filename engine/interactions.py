@@ -70,8 +70,8 @@ def to_user_items(frame: pl.DataFrame) -> tuple[Interactions, pl.Series, pl.Seri
     """
     users = frame["user_id"].unique().sort()
     items = frame["item_id"].unique().sort()
-    rows = _row_numbers(frame["user_id"], users)
-    columns = _row_numbers(frame["item_id"], items)
+    rows = row_numbers(frame["user_id"], users).to_numpy()
+    columns = row_numbers(frame["item_id"], items).to_numpy()
     user_items: Interactions = sp.csr_matrix(
         (frame["value"].to_numpy(), (rows, columns)), shape=(len(users), len(items)), dtype=np.float64
     )
@@ -79,9 +79,16 @@ def to_user_items(frame: pl.DataFrame) -> tuple[Interactions, pl.Series, pl.Seri
     return user_items, users, items
 
 
-def _row_numbers(ids: pl.Series, known: pl.Series) -> Any:
+def row_numbers(ids: pl.Series, known: pl.Series) -> pl.Series:
+    """Return for each id its place among those that are known, int64; null for others.
+
+    Examples
+    --------
+    >>> row_numbers(pl.Series(["b", "x"]), pl.Series(["a", "b"])).to_list()
+    [1, None]
+    """
     numbers = pl.DataFrame({"id": known, "row": np.arange(len(known), dtype=np.int64)})
-    return ids.to_frame("id").join(numbers, on="id", how="left", maintain_order="left")["row"].to_numpy()
+    return ids.to_frame("id").join(numbers, on="id", how="left", maintain_order="left")["row"]
 
 
 def partitions_for(rows: int) -> int:

@@ -14,10 +14,9 @@ from ...models.spectral_mf import SpectralMF
 from ...models.summed import Published, model_at_home, published_from_sums, statistic_of
 from ...models.sums import Statistic, Sums
 from .. import durable
-from ..fitted import Fitted, folder_of_dealt
+from ..fitted import Fitted, LetIn, folder_of_dealt
 from ..refusal import Admit
 from ..state import StatePaths
-from ..tables import Rejections
 from ..version import Store
 from .kept import Kept, keep, mapped_matrix
 from .map_reduce import Run, serial
@@ -90,24 +89,9 @@ class TakenByPartition:
     kept: Kept
 
     @property
-    def given(self) -> int:
-        """Interactions before the fence."""
-        return self.kept.given
-
-    @property
-    def interactions(self) -> int:
-        """Interactions behind it."""
-        return self.kept.interactions
-
-    @property
-    def refused_users(self) -> int:
-        """Users whom it kept out."""
-        return self.kept.refused_users
-
-    @property
-    def rejected(self) -> Rejections:
-        """Rows that could not be used."""
-        return self.kept.rejected
+    def let_in(self) -> LetIn:
+        """How many interactions there were and are, and what was kept out."""
+        return self.kept.let_in
 
     def fit(self, settings: Settings, show_progress: bool, on_model: Callable[[str], None]) -> Fitted:
         """Sum up once for each statistic, solve for each model, and fold everybody in.

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from ...models.base import Interactions, IntVector
 from .. import durable
-from ..interactions import write_partition
+from ..fitted import LetIn
+from ..interactions import row_numbers, write_partition
 from ..refusal import Admit
 from ..state import StatePaths
-from ..tables import Rejections
 from ..version import Store
 from .partitions import Partitions
 from .rows import Dealt
@@ -46,28 +46,20 @@ class Kept:
     parts : partition -> what is in it.
     items : ids of all items, ascending.
     are_whole : every value is a whole number, small enough for exact sums.
-    given, refused_users : interactions before the fence; users that it kept out.
-    rejected : rows that cannot be used.
+    let_in : how many interactions there were and are, and what was kept out.
     """
 
     store: Store
     parts: dict[int, Part]
     items: pl.Series
     are_whole: bool
-    given: int
-    refused_users: int
-    rejected: Rejections
-
-    @property
-    def interactions(self) -> int:
-        """How many are kept."""
-        return sum(int(part.lengths.sum()) for part in self.parts.values())
+    let_in: LetIn
 
     @property
     def partitions(self) -> Partitions:
         """Where they are."""
         files = {home: part.file.absolute() for home, part in self.parts.items()}
-        few_enough = _ROWS_OF_A_TASK * len(files) // max(1, self.interactions)
+        few_enough = _ROWS_OF_A_TASK * len(files) // max(1, self.let_in.kept)
         return Partitions(files, self.store.partitions, max(1, min(few_enough, len(files) // _TASKS)))
 
 
@@ -99,7 +91,9 @@ def keep(paths: StatePaths, version: int, dealt: Dealt, admit: Admit) -> Kept:
     durable.sync_directory(paths.interactions)
     store = Store(dict(sorted(files.items())), dealt.count)
     parts = dict(sorted(parts.items()))
-    return Kept(store, parts, items, are_whole, given, refused_users, dealt.rejected)
+    interactions = sum(int(part.lengths.sum()) for part in parts.values())
+    let_in = LetIn(given, interactions, refused_users, dealt.rejected)
+    return Kept(store, parts, items, are_whole, let_in)
 
 
 def mapped_matrix(kept: Kept, folder: Path) -> tuple[Interactions, pl.Series]:
@@ -137,18 +131,14 @@ def mapped_matrix(kept: Kept, folder: Path) -> tuple[Interactions, pl.Series]:
         frame = pl.read_parquet(part.file, columns=["item_id", "value"], glob=False)
         before = np.cumsum(part.lengths) - part.lengths
         to = np.repeat(indptr[own] - before, part.lengths) + np.arange(len(frame))
-        indices[to], data[to] = _columns(frame, kept.items), frame["value"].to_numpy()
+        columns = row_numbers(frame["item_id"], kept.items)
+        indices[to], data[to] = columns.to_numpy(), frame["value"].to_numpy()
     matrix: Interactions = sp.csr_matrix(shape, dtype=np.float64)
     row_starts: Any = indptr.astype(index_type)
     matrix.indptr, matrix.indices, matrix.data = row_starts, indices, data
     matrix.has_sorted_indices = True
     matrix.has_canonical_format = True
     return matrix, owners.gather(order).alias("user_id")
-
-
-def _columns(rows: pl.DataFrame, items: pl.Series) -> NDArray[Any]:
-    known = pl.DataFrame({"item_id": items, "column": np.arange(len(items), dtype=np.int32)})
-    return rows.join(known, on="item_id", how="left", maintain_order="left")["column"].to_numpy()
 
 
 def _unnamed(size: int, dtype: Any, folder: Path) -> NDArray[Any]:

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
 from ...models.base import Interactions, canonical_interactions
 from ...models.sums import Statistic, Sums, sums_of
 from .. import durable
-from ..interactions import canonical_frame, partition_of
+from ..interactions import canonical_frame, partition_of, row_numbers
 from ..state import StatePaths
 from ..version import read_current, read_manifest
 from .map_reduce import Run, map_reduce
@@ -210,16 +209,13 @@ def rows_of(frame: pl.DataFrame, items: pl.Series) -> Interactions:
         An item is not among the columns, or :func:`~recunlearn.engine.interactions.canonical_frame` refuses.
     """
     frame = canonical_frame(frame)
-    columns = pl.DataFrame({"item_id": items, "column": np.arange(len(items), dtype=np.int32)})
-    frame = frame.join(columns, on="item_id", how="left", maintain_order="left")
-    if frame["column"].null_count():
-        unknown = frame.filter(pl.col("column").is_null())["item_id"][0]
+    columns = row_numbers(frame["item_id"], items)
+    if columns.null_count():
+        unknown = frame["item_id"].filter(columns.is_null())[0]
         raise ValueError(f"item {unknown} is not among the {len(items)} columns; collect the items again")
     numbers = frame["user_id"].rle_id().to_numpy()
     shape = (int(numbers[-1]) + 1 if len(frame) else 0, len(items))
-    matrix: Any = sp.csr_matrix(
-        (frame["value"].to_numpy(), (numbers, frame["column"].to_numpy())), shape=shape
-    )
+    matrix: Any = sp.csr_matrix((frame["value"].to_numpy(), (numbers, columns.to_numpy())), shape=shape)
     return canonical_interactions(matrix)
 
 
